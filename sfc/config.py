@@ -1,0 +1,206 @@
+"""The settings, as frozen sections; each stands for one part of the work and is all that this part is told.
+
+YAML in and out is in `sfc.settings`. Lengths are pixels, rates are per step, fractions lie in [0, 1].
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from sfc.distribution import Weighting
+
+SETTINGS_VERSION = 1
+"""Raised when the meaning of a setting changes: stores and studies of another version are refused."""
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+Scales = Annotated[tuple[Annotated[float, Field(ge=0.1, le=4)], ...], Field(min_length=1)]
+Precision = Literal["auto", "bf16", "fp32"]
+
+
+class Section(BaseModel):
+    """A frozen group of settings without room for unknown names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+
+class Synthetic(Section):
+    """The generated data set (`sfc.data.synthetic`)."""
+
+    seed: int = 0
+    size: Annotated[int, Field(ge=32)] = 64
+    """Height and width of an image."""
+    groups: Annotated[int, Field(ge=1, le=6)] = 5
+    """Pairs of a head and a tail class that share a part."""
+    train: Count = 1000
+    """Images of the split train, which is used by its labels alone."""
+    select: Count = 200
+    """Images of the split select, whose masks may choose."""
+    val: Count = 200
+    """Images of the split val, whose masks report."""
+
+
+class Data(Section):
+    """Where images, labels and masks come from."""
+
+    format: Literal["synthetic", "folder"] = "synthetic"
+    root: str = "results/data"
+    """The folder in VOC layout; for `synthetic`, where it is generated."""
+    train: str = "train"
+    """Split that trains."""
+    select: str = "select"
+    """Split whose masks may choose settings; may be the training split, never the reporting one."""
+    val: str = "val"
+    """Split whose masks report."""
+    skip_broken: bool = False
+    """Go on without images that can't be read, instead of stopping with their names."""
+    synthetic: Synthetic = Synthetic()
+
+    @model_validator(mode="after")
+    def _splits(self) -> Data:
+        if self.val in (self.train, self.select):
+            raise ValueError(f"val: the split {self.val!r} that reports must differ from those that train and select")
+        return self
+
+
+class Backbone(Section):
+    """The network under the heads, its weights, and what its input looks like."""
+
+    name: Literal["small", "resnet18", "resnet50", "resnet101", "mobilenet_v2"] = "resnet50"
+    weights: str | None = None
+    """None (learns from scratch), a name of torchvision's, such as IMAGENET1K_V2, or a file."""
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    """Subtracted from RGB in [0, 1]."""
+    std: tuple[Positive, Positive, Positive] = (0.229, 0.224, 0.225)
+    """Divides RGB after the mean."""
+    frozen_stages: Annotated[int, Field(ge=0, le=4)] = 2
+    """The stem and this many of the four stages learn nothing; 2 as published, 0 for a start from scratch."""
+    freeze_norm: bool = True
+    """Batch norm keeps its running statistics."""
+
+
+class Classifier(Section):
+    """Training of the classifier with the MSDW consistency loss (method.md section 1)."""
+
+    epochs: Count = 6
+    batch: Count = 16
+    """Images from the data set in a step, over all workers."""
+    bank_images: Annotated[int, Field(ge=0)] = 4
+    """Images from the bank, appended to the batch."""
+    bank_draws_empty: bool = False
+    """Draw empty slots of the bank too, as the published code does."""
+    crop: Annotated[int, Field(ge=32)] = 512
+    resize_long: tuple[Count, Count] | None = (320, 640)
+    """The long side is resized to a random length in this range; None: not at all, as the published code."""
+    flip: bool = True
+    lr: Positive = 0.1
+    head_lr: Positive = 1.0
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip: Positive = 1.0
+    """Largest norm of the gradient."""
+    power: Annotated[float, Field(ge=0)] = 0.9
+    """Of the decay (1 - t/T)^power of the learning rate, per step."""
+    scales: Scales = (0.5,)
+    """Further views of each image, as factors of its size."""
+    prototype_weight: Annotated[float, Field(ge=0)] = 1.6
+    """Of the consistency between classifier map and prototype map."""
+    scale_weight: Annotated[float, Field(ge=0)] = 0.8
+    """Of the consistency between views."""
+    warmup: Fraction = 0.0
+    """Part of the training over which both weights rise from 0, linearly."""
+    weighting: Weighting = "pairwise"
+    """Scheme of the distribution weights."""
+    beta: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Of the scheme effective_number."""
+    resampling: Annotated[float, Field(ge=0)] | None = None
+    """Images that the bank adds to each class's count; None: as many as the published rule says."""
+    precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _range(self) -> Classifier:
+        if self.resize_long and self.resize_long[0] > self.resize_long[1]:
+            raise ValueError(f"resize_long: an empty range, {list(self.resize_long)}")
+        return self
+
+
+class Cam(Section):
+    """Maps at inference (method.md section 2)."""
+
+    scales: Scales = (1.0, 0.5, 1.5, 2.0)
+    mirror: bool = True
+    correlation: bool = True
+    """Spread the classifier's map by pixel correlation; plain CAM does not."""
+    precision: Precision = "auto"
+
+
+class Crf(Section):
+    """Dense CRF on hard labels (method.md section 3)."""
+
+    iterations: Count = 12
+    gt_prob: Annotated[float, Field(gt=0, lt=1)] = 0.7
+    """Confidence in the labels that go in."""
+    gaussian_sxy: Positive = 3.0
+    gaussian_compat: Annotated[float, Field(ge=0)] = 3.0
+    bilateral_sxy: Positive = 50.0
+    bilateral_srgb: Positive = 5.0
+    bilateral_compat: Annotated[float, Field(ge=0)] = 10.0
+
+
+class Pseudo(Section):
+    """From maps to seeds to pseudo-labels."""
+
+    fusion: Annotated[float, Field(ge=0)] = 0.7
+    """Weight of the prototype map beside the classifier's map."""
+    background: Literal["threshold", "offset"] = "threshold"
+    """Background where no fused map is above `threshold`; or the published rule, background + offset > 2 x fused."""
+    threshold: Fraction = 0.3
+    offset: Annotated[float, Field(ge=0)] = 0.4
+    method: Literal["argmax", "crf"] = "crf"
+    crf: Crf = Crf()
+
+
+class Segmentation(Section):
+    """Training of the segmentation model on pseudo-labels."""
+
+    epochs: Count = 10
+    batch: Annotated[int, Field(ge=2)] = 10
+    crop: Annotated[int, Field(ge=32)] = 321
+    resize: tuple[Positive, Positive] | None = (0.5, 1.5)
+    """The image is resized by a random factor in this range."""
+    flip: bool = True
+    lr: Positive = 7e-3
+    head_lr: Positive = 7e-2
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 5e-4
+    clip: Positive = 10.0
+    power: Annotated[float, Field(ge=0)] = 0.9
+    rates: Annotated[tuple[Count, ...], Field(min_length=1)] = (6, 12, 18)
+    """Dilations of DeepLabV3's parallel branches."""
+    precision: Precision = "auto"
+
+
+class Evaluation(Section):
+    """Prediction on the reporting split."""
+
+    scales: Scales = (1.0, 0.75, 1.25)
+    mirror: bool = True
+    precision: Precision = "auto"
+
+
+class Config(Section):
+    """Everything that a result depends on."""
+
+    seed: Annotated[int, Field(ge=0)] = 10
+    selected_on: str | None = None
+    """Split whose masks chose these settings; written by a search, and said with every number."""
+    data: Data = Data()
+    backbone: Backbone = Backbone()
+    classifier: Classifier = Classifier()
+    cam: Cam = Cam()
+    pseudo: Pseudo = Pseudo()
+    segmentation: Segmentation = Segmentation()
+    evaluation: Evaluation = Evaluation()

@@ -1,0 +1,208 @@
+"""A data set in PASCAL VOC layout: images, image labels, masks where there are any."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+from xml.etree import ElementTree
+
+import numpy as np
+from PIL import Image
+
+from sfc.data.images import VOID, find_image, read_image, read_mask
+from sfc.errors import UserError
+
+LabelSource = Literal["csv", "xml", "masks"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Some images of a data set."""
+
+    name: str
+    ids: tuple[str, ...]
+    labels: np.ndarray = field(repr=False)
+    """(N, C) uint8 in {0, 1}."""
+    fingerprint: str
+    """Changes with the images, their labels or their masks."""
+    has_masks: bool
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A folder in VOC layout.
+
+    JPEGImages/, SegmentationClass/ (optional; palette or grey PNG, 255 = void), ImageSets/Segmentation/SPLIT.txt,
+    classes.txt (one foreground class a line, in mask order from 1), and labels: image_labels.csv (image, labels
+    separated by spaces), else Annotations/ID.xml, else the classes that occur in the mask.
+    """
+
+    root: Path
+    classes: tuple[str, ...]
+    skip_broken: bool = False
+    cache: Path | None = None
+    """Folder that remembers which images could be read."""
+
+    @property
+    def label_source(self) -> LabelSource:
+        if (self.root / "image_labels.csv").is_file():
+            return "csv"
+        return "xml" if (self.root / "Annotations").is_dir() else "masks"
+
+    def image(self, name: str) -> Image.Image:
+        """RGB image. Raises OSError where it can't be read."""
+        return read_image(self.image_path(name))
+
+    def image_path(self, name: str) -> Path:
+        path = find_image(self.root / "JPEGImages", name)
+        if path is None:
+            raise FileNotFoundError(f"{self.root / 'JPEGImages' / name}: no such image")
+        return path
+
+    def mask_path(self, name: str) -> Path:
+        return self.root / "SegmentationClass" / f"{name}.png"
+
+    def mask(self, name: str) -> np.ndarray:
+        """(H, W) uint8. Raises OSError where it can't be read, UserError for values outside the classes."""
+        mask = read_mask(self.mask_path(name))
+        wrong = np.unique(mask[(mask > len(self.classes)) & (mask != VOID)])
+        if len(wrong):
+            raise UserError(f"{self.mask_path(name)}: values {wrong.tolist()} stand for no class")
+        return mask
+
+    def split_names(self) -> list[str]:
+        return sorted(p.stem for p in (self.root / "ImageSets" / "Segmentation").glob("*.txt"))
+
+    def ids(self, split: str) -> tuple[str, ...]:
+        """Names in a split's list.
+
+        Raises:
+            UserError: there is no such list, or it is empty or names an image twice.
+        """
+        path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        if not path.is_file():
+            known = ", ".join(self.split_names()) or "none"
+            raise UserError(f"{path}: no such split; the data has: {known}")
+        ids = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        if not ids:
+            raise UserError(f"{path}: the split names no image")
+        if len(set(ids)) < len(ids):
+            twice = next(name for i, name in enumerate(ids) if name in ids[:i])
+            raise UserError(f"{path}: {twice} stands there twice")
+        return ids
+
+    @cached_property
+    def _csv(self) -> dict[str, list[str]]:
+        with (self.root / "image_labels.csv").open(newline="", encoding="utf-8") as file:
+            return {row["image"]: row["labels"].split() for row in csv.DictReader(file)}
+
+    def _label_names(self, name: str) -> list[str]:
+        source = self.label_source
+        if source == "csv":
+            if name not in self._csv:
+                raise UserError(f"{self.root / 'image_labels.csv'}: no row for the image {name}")
+            return self._csv[name]
+        if source == "xml":
+            path = self.root / "Annotations" / f"{name}.xml"
+            if not path.is_file():
+                raise UserError(f"{path}: missing, and the labels of {name} with it")
+            return [str(node.text).strip() for node in ElementTree.parse(path).iterfind("object/name")]
+        if not self.mask_path(name).is_file():
+            raise UserError(f"{name}: no label (image_labels.csv, Annotations/) and no mask to derive one from")
+        return [self.classes[v - 1] for v in np.unique(self.mask(name)) if v not in (0, VOID)]
+
+    def label(self, name: str) -> np.ndarray:
+        """(C,) uint8 in {0, 1}.
+
+        Raises:
+            UserError: the image has no label, or one that is not in classes.txt.
+        """
+        found = np.zeros(len(self.classes), np.uint8)
+        for text in self._label_names(name):
+            if text not in self.classes:
+                raise UserError(f"{name}: its label {text!r} is not in {self.root / 'classes.txt'}")
+            found[self.classes.index(text)] = 1
+        return found
+
+    def split(self, name: str) -> Split:
+        """A split with its labels; images that can't be read are refused, or left out with `skip_broken`.
+
+        Raises:
+            UserError: missing files, missing labels, broken images (named, with their count).
+        """
+        ids = self.ids(name)
+        state = [[i, *_state(find_image(self.root / "JPEGImages", i)), *_state(self.mask_path(i))] for i in ids]
+        digest = hashlib.sha256(json.dumps([self.classes, self.label_source, state]).encode())
+        broken = self._broken(ids, digest.hexdigest())
+        if broken and not self.skip_broken:
+            shown = "\n  ".join(f"{i}: {why}" for i, why in list(broken.items())[:10])
+            raise UserError(
+                f"{self.root}: {len(broken)} of {len(ids)} images of the split {name} can't be read:\n  {shown}"
+                "\nMend them, or go on without them by data.skip_broken=true"
+            )
+        ids = tuple(i for i in ids if i not in broken)
+        if not ids:
+            raise UserError(f"{self.root}: no image of the split {name} can be read")
+        labels = np.stack([self.label(i) for i in ids])
+        digest.update(labels.tobytes() + json.dumps(sorted(broken)).encode())
+        masks = all(self.mask_path(i).is_file() for i in ids)
+        return Split(name, ids, labels, digest.hexdigest()[:16], masks)
+
+    def _broken(self, ids: tuple[str, ...], state: str) -> dict[str, str]:
+        """Images that can't be decoded, with the reason. Decoding all takes time, so it is done once for a state of
+        the files and remembered in the cache folder."""
+        memory = self.cache / f"{state[:16]}.json" if self.cache else None
+        if memory and memory.is_file():
+            return json.loads(memory.read_text(encoding="utf-8"))
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            reasons = dict(zip(ids, pool.map(self._why_broken, ids), strict=True))
+        broken = {name: why for name, why in reasons.items() if why}
+        if memory:
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            partial = memory.with_suffix(f".{os.getpid()}")
+            partial.write_text(json.dumps(broken), encoding="utf-8")
+            partial.replace(memory)
+        return broken
+
+    def _why_broken(self, name: str) -> str:
+        try:
+            self.image(name)
+        except (OSError, Image.DecompressionBombError) as error:
+            return str(error).replace(f"{self.root}", ".")
+        return ""
+
+
+def _state(path: Path | None) -> list[int | str]:
+    """What tells one version of a file from another without reading it: size and name, not the time of a copy."""
+    return [path.name, path.stat().st_size] if path is not None and path.is_file() else ["", -1]
+
+
+def open_folder(root: Path, *, skip_broken: bool = False, cache: Path | None = None) -> Dataset:
+    """The data set in a folder.
+
+    Raises:
+        UserError: the folder is missing, or lacks its images, lists or classes.
+    """
+    if not root.is_dir():
+        raise UserError(f"data.root: there is no folder {root}")
+    if not (root / "JPEGImages").is_dir() or not any((root / "JPEGImages").iterdir()):
+        raise UserError(f"data.root: {root}/JPEGImages is missing or empty; the data must be in VOC layout")
+    if not (root / "ImageSets" / "Segmentation").is_dir():
+        raise UserError(f"data.root: {root}/ImageSets/Segmentation, which lists the splits, is missing")
+    if not (root / "classes.txt").is_file():
+        raise UserError(f"data.root: {root}/classes.txt is missing: one foreground class a line, in mask order from 1")
+    lines = (root / "classes.txt").read_text(encoding="utf-8").splitlines()
+    classes = tuple(line.strip() for line in lines if line.strip())
+    if not classes or len(set(classes)) < len(classes) or len(classes) > 254:
+        raise UserError(f"{root}/classes.txt: needs 1 to 254 different names, has {list(classes)[:10]}")
+    return Dataset(root.resolve(), classes, skip_broken, cache)

@@ -1,0 +1,76 @@
+"""Reading images and masks: any depth, size and colour model in, RGB uint8 and class indices out."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
+VOID = 255
+
+Image.MAX_IMAGE_PIXELS = 400_000_000  # a guard against decompression bombs that lets large photographs pass
+
+
+def find_image(folder: Path, name: str) -> Path | None:
+    """The file of an image without its suffix, or None."""
+    return next((folder / f"{name}{s}" for s in SUFFIXES if (folder / f"{name}{s}").is_file()), None)
+
+
+def read_image(path: Path) -> Image.Image:
+    """An RGB image. Grey is repeated, 16 bits are scaled to 8, CMYK is converted, transparency lies on black.
+
+    Raises:
+        OSError: the file is missing or broken.
+    """
+    with warnings.catch_warnings(), Image.open(path) as image:
+        warnings.simplefilter("ignore")
+        try:
+            image.load()
+        except (SyntaxError, ValueError, EOFError) as error:  # PIL's words for damaged PNG chunks
+            raise OSError(f"broken image: {error}") from error
+        if image.mode.startswith(("I", "F")):
+            grey = np.asarray(image, np.float64)
+            # 16 bits a channel; 32-bit modes hold 16-bit values when they come from PNG
+            image = Image.fromarray(np.clip(grey / 257.0, 0, 255).round().astype(np.uint8))
+        elif "A" in image.mode or "transparency" in image.info:
+            image = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
+        return image.convert("RGB")
+
+
+def read_mask(path: Path) -> np.ndarray:
+    """(H, W) uint8 class indices, 255 = void: the palette's indices or a grey image's values.
+
+    Raises:
+        OSError: the file is missing, broken, or a colour image.
+    """
+    with Image.open(path) as image:
+        try:
+            image.load()
+        except (SyntaxError, ValueError, EOFError) as error:
+            raise OSError(f"broken mask: {error}") from error
+        if image.mode not in ("P", "L", "1"):
+            raise OSError(f"a mask holds class indices (palette or 8-bit grey), this is {image.mode}")
+        return np.asarray(image.convert("L") if image.mode == "1" else image, np.uint8).copy()
+
+
+def palette() -> list[int]:
+    """The VOC palette: bits of the index spread over red, green and blue."""
+    colours = np.zeros((256, 3), np.uint8)
+    for index in range(256):
+        for bit in range(8):
+            for channel in range(3):
+                colours[index, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
+    return colours.flatten().tolist()
+
+
+def write_mask(path: Path, mask: np.ndarray) -> None:
+    """(H, W) uint8 class indices to a palette PNG, atomically."""
+    image = Image.fromarray(mask)
+    image.putpalette(palette())
+    partial = path.with_suffix(".partial")
+    image.save(partial, format="PNG")
+    partial.replace(path)

@@ -1,0 +1,159 @@
+"""A generated data set with the fault that SFC mends: a long tail of classes that share features.
+
+Classes come in pairs, a head and a tail class. Both consist of a body, which looks the same for both (shape, colour
+and pattern of the pair), and an emblem of their own on it. A classifier finds the body more often with the head class,
+so its weights make the body speak for the head and against the tail: maps of the tail shrink to the emblem. The first
+class is 12 times as frequent as the last. Written in VOC layout, from a seed.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sfc.config import Synthetic
+from sfc.data.images import write_mask
+from sfc.store import locked
+
+GENERATOR_VERSION = 1
+PAIRS = (("crab", "urchin"), ("kite", "comet"), ("drum", "gong"), ("leaf", "fern"), ("tile", "vase"), ("reel", "cog"))
+HEAD_RATE, TAIL_RATE = 0.36, 0.03
+"""Chance of the most and the least frequent class per object place; those between fall off geometrically."""
+
+
+def class_names(groups: int) -> list[str]:
+    """Foreground classes in mask order: all heads, most frequent first, then all tails."""
+    return [head for head, _ in PAIRS[:groups]] + [tail for _, tail in PAIRS[:groups]]
+
+
+def _noise(rng: np.random.Generator, size: int, cell: int) -> np.ndarray:
+    """(size, size) smooth noise in [-1, 1] with features of about `cell` pixels."""
+    coarse = Image.fromarray(rng.uniform(-1, 1, (size // cell + 2,) * 2).astype(np.float32))
+    return np.asarray(coarse.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def _background(rng: np.random.Generator, size: int) -> np.ndarray:
+    """(size, size, 3) float in [0, 1]: two colours blended by noise, with stripes and grain."""
+    colours = rng.uniform(0.15, 0.85, (2, 3))
+    blend = (_noise(rng, size, int(rng.integers(6, 20)))[..., None] + 1) / 2
+    y, x = np.mgrid[:size, :size]
+    angle, period = rng.uniform(0, np.pi), rng.uniform(3, 12)
+    stripes = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)[..., None]
+    image = colours[0] * blend + colours[1] * (1 - blend) + rng.uniform(0, 0.12) * stripes
+    return image + 0.05 * rng.standard_normal((size, size, 1))
+
+
+def _polygon(radius: np.ndarray, angle: np.ndarray, corners: int) -> np.ndarray:
+    """Distance from the centre over that of a regular polygon's edge in the same direction."""
+    sector = 2 * np.pi / corners
+    return radius * np.cos((angle % sector) - sector / 2) / np.cos(sector / 2)
+
+
+def _shape(kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Where |shape| < 1: six kinds, in coordinates centred on the object."""
+    radius, angle = np.hypot(u, v), np.arctan2(v, u)
+    kinds = (
+        lambda: radius,
+        lambda: _polygon(radius, angle, 4) * 1.1,
+        lambda: _polygon(radius, angle, 3) * 1.25,
+        lambda: np.hypot(u * 0.8, v * 1.35),
+        lambda: radius / (0.8 + 0.2 * np.cos(5 * angle)),
+        lambda: np.maximum(np.abs(u) * 1.5, np.abs(v) * 0.95),
+    )
+    return kinds[kind % len(kinds)]()
+
+
+def _pattern(kind: int, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Pattern of a body in [-1, 1]."""
+    kinds = (
+        lambda: np.sign(np.sin(9 * u)),
+        lambda: np.sign(np.sin(8 * u) * np.sin(8 * v)),
+        lambda: np.sin(12 * np.hypot(u, v)),
+        lambda: np.sign(np.sin(7 * (u + v))),
+        lambda: np.cos(10 * u) * np.cos(10 * v),
+        lambda: np.sign(np.sin(10 * v)),
+    )
+    return kinds[kind % len(kinds)]()
+
+
+def _colour(hue: float, light: float) -> np.ndarray:
+    """A saturated RGB colour."""
+    return np.clip(light + 0.4 * np.cos(2 * np.pi * (hue - np.array([0, 1 / 3, 2 / 3]))), 0, 1)
+
+
+def _draw(image: np.ndarray, mask: np.ndarray, label: int, groups: int, rng: np.random.Generator) -> None:
+    """One object of the class `label` (from 0) at a random place, over what is there."""
+    size = len(mask)
+    group, tail = label % groups, label >= groups
+    scale = rng.uniform(0.15, 0.24) * size
+    cy, cx = rng.uniform(scale, size - scale, 2)
+    y, x = np.mgrid[:size, :size]
+    turn = rng.uniform(0, 2 * np.pi)
+    dy, dx = (y - cy) / scale, (x - cx) / scale
+    u, v = dx * np.cos(turn) + dy * np.sin(turn), dy * np.cos(turn) - dx * np.sin(turn)
+
+    body = _shape(group, u, v) < 1
+    colour = _colour(group / groups + rng.normal(0, 0.015), 0.5 + rng.normal(0, 0.05))
+    image[body] = (colour + 0.18 * _pattern(group, u, v)[..., None])[body]
+    # The emblem sticks out of the body; head and tail differ in its shape and colour alone.
+    eu, ev = (u - 0.75) / 0.52, v / 0.52
+    emblem = _shape(group + (3 if tail else 1), eu, ev) < 1
+    hue = (group + (0.62 if tail else 0.3)) / groups + rng.normal(0, 0.015)
+    image[emblem] = (_colour(hue, 0.62 if tail else 0.4) + 0.12 * np.sign(np.sin(9 * (eu if tail else ev)))[..., None])[
+        emblem
+    ]
+    covered = body | emblem
+    image[covered] += 0.03 * rng.standard_normal((int(covered.sum()), 1))
+    mask[covered] = label + 1
+
+
+def sample(section: Synthetic, split: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Images (H, W, 3) uint8 and masks (H, W) uint8 of a split, in order."""
+    classes = 2 * section.groups
+    rates = np.geomspace(HEAD_RATE, TAIL_RATE, classes)
+    rates /= rates.sum()
+    for index in range(getattr(section, split)):
+        rng = np.random.default_rng([section.seed, ("train", "select", "val").index(split), index])
+        image, mask = _background(rng, section.size), np.zeros((section.size, section.size), np.uint8)
+        for label in rng.choice(classes, size=int(rng.integers(1, 4)), replace=False, p=rates):
+            _draw(image, mask, int(label), section.groups, rng)
+        yield (np.clip(image, 0, 1) * 255).round().astype(np.uint8), mask
+
+
+def generate(section: Synthetic, root: Path) -> Path:
+    """Write the data set below `root` unless it is there, and return its folder.
+
+    The folder's name depends on the settings, so that two of them never mix; it appears whole or not at all.
+    """
+    identity = f"{GENERATOR_VERSION} {section.model_dump_json()}"
+    folder = root / f"synthetic-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    if folder.is_dir():
+        return folder
+    with locked(folder.with_suffix(".lock")):
+        if folder.is_dir():
+            return folder
+        partial = folder.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+            (partial / name).mkdir(parents=True)
+        names = class_names(section.groups)
+        rows = []
+        for split in ("train", "select", "val"):
+            ids = []
+            for index, (image, mask) in enumerate(sample(section, split)):
+                ids.append(f"{split}_{index:05d}")
+                Image.fromarray(image).save(partial / "JPEGImages" / f"{ids[-1]}.png")
+                write_mask(partial / "SegmentationClass" / f"{ids[-1]}.png", mask)
+                rows.append([ids[-1], " ".join(names[v - 1] for v in np.unique(mask) if v)])
+            (partial / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(ids) + "\n")
+        (partial / "classes.txt").write_text("\n".join(names) + "\n")
+        with (partial / "image_labels.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([["image", "labels"], *rows])
+        partial.rename(folder)
+    return folder

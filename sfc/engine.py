@@ -1,0 +1,150 @@
+"""The seam between what is computed and what runs it: an engine trains on workers and maps over processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+
+from sfc.config import Precision
+
+Item = TypeVar("Item")
+Output = TypeVar("Output")
+Report = Callable[[dict[str, float], dict[str, Any]], None]
+CHECKPOINT = "checkpoint.pt"
+SHARD = 50
+"""Images that a process takes at a time."""
+
+
+def bf16_gains(device: torch.device) -> bool:
+    """Whether bf16 makes training faster than float32 on this device: GPUs from Ampere on, CPUs with bf16 arithmetic
+    (AVX512-BF16 or AMX; `benchmarks/precision.py` prints the ratio)."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and "avx512_bf16" in _cpu_flags()
+
+
+def _cpu_flags() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.read_text() if cpuinfo.is_file() else ""
+
+
+@dataclass(frozen=True)
+class Numerics:
+    """How a network computes: autocast's type and the memory layout."""
+
+    device: torch.device
+    bf16: bool
+
+    def autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def place(self, module: Any) -> Any:
+        """Move a module or a tensor (N, C, H, W) to the device; channels last with bf16, which gains by it."""
+        if self.bf16:
+            return module.to(self.device, memory_format=torch.channels_last, non_blocking=True)
+        return module.to(self.device, non_blocking=True)
+
+
+def numerics(precision: Precision, device: torch.device) -> Numerics:
+    """Resolve the setting `precision` on a device."""
+    return Numerics(device, precision == "bf16" or (precision == "auto" and bf16_gains(device)))
+
+
+@dataclass
+class Context:
+    """What a training loop is told about where it runs."""
+
+    folder: Path
+    """The stage's working folder, seen by every worker."""
+    rank: int = 0
+    world_size: int = 1
+    device: torch.device = field(default_factory=lambda: default_device())
+    loader_workers: int = 0
+    """Processes that read ahead."""
+    on_report: Report | None = None
+
+    def report(self, metrics: dict[str, float], state: dict[str, Any]) -> None:
+        """End of an epoch, called by every rank: rank 0 saves the state, then the engine is told.
+
+        Args:
+            metrics: by name; the same on every rank.
+            state: what `restore` gives back; plain values and tensors.
+        """
+        if self.rank == 0:
+            partial = self.folder / f"{CHECKPOINT}.partial"
+            torch.save(state, partial)
+            partial.replace(self.folder / CHECKPOINT)
+        if self.on_report is not None:
+            self.on_report(metrics, state)
+
+    def restore(self) -> dict[str, Any] | None:
+        """The last saved state, or None at the start."""
+        path = self.folder / CHECKPOINT
+        return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+
+
+class Engine(Protocol):
+    """Runs the work of a stage."""
+
+    def train(self, loop: Callable[..., None], *args: Any, folder: Path) -> None:
+        """Run `loop(context, *args)` on the workers until it is done; checkpoints go to `folder`."""
+
+    def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
+        """`function` of every item, in order, spread over processes.
+
+        Args:
+            function: picklable; called with one item at a time.
+            items: shards of the work.
+            gpu: it runs a network: one process a GPU where there are any.
+        """
+
+
+def default_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def available_cpus() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def shards(number: int, size: int = SHARD) -> list[range]:
+    """range(number) in pieces of `size`, the items of `Engine.map`."""
+    return [range(start, min(start + size, number)) for start in range(0, number, size)]
+
+
+def _single_thread() -> None:
+    torch.set_num_threads(1)
+
+
+class LocalEngine:
+    """Everything on this machine: training in this process, shards in `processes` others.
+
+    Args:
+        processes: for `map`; 1 works in this process.
+        on_report: told of each epoch's metrics and state.
+    """
+
+    def __init__(self, processes: int | None = None, on_report: Report | None = None) -> None:
+        self.processes = processes or available_cpus()
+        self.on_report = on_report
+
+    def train(self, loop: Callable[..., None], *args: Any, folder: Path) -> None:
+        workers = min(8, self.processes) if torch.cuda.is_available() else 0
+        loop(Context(folder, loader_workers=workers, on_report=self.on_report), *args)
+
+    def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
+        items = list(items)
+        if self.processes == 1 or len(items) < 2 or (gpu and torch.cuda.is_available()):
+            yield from map(function, items)
+            return
+        spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
+        with ProcessPoolExecutor(min(self.processes, len(items)), spawn, _single_thread) as pool:
+            yield from pool.map(function, items)

@@ -1,0 +1,152 @@
+"""Backbones: four stages of features from torchvision's networks, and a small one that learns from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from sfc.config import Backbone as BackboneSection
+from sfc.errors import UserError
+
+Name = Literal["small", "resnet18", "resnet50", "resnet101", "mobilenet_v2"]
+
+
+class Backbone(nn.Module):
+    """A stem and four stages; the output stride is 16 (`small`: 4).
+
+    Args:
+        stem: module before the first stage.
+        stages: the four stages.
+        channels: channels of each stage's output.
+        frozen_stages: the stem and this many stages learn nothing (0: everything learns). As published (2), the
+            gradient is cut behind them.
+        freeze_norm: batch norm never trains: running statistics always, scale and shift learn with the rest.
+    """
+
+    def __init__(
+        self, stem: nn.Module, stages: list[nn.Module], channels: list[int], frozen_stages: int, freeze_norm: bool
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.channels = channels
+        self.frozen_stages = frozen_stages
+        self.freeze_norm = freeze_norm
+        if frozen_stages:
+            for module in [stem, *stages[:frozen_stages]]:
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        frozen = [self.stem, *self.stages[: self.frozen_stages]] if self.frozen_stages else []
+        for part in frozen if not self.freeze_norm else [self]:
+            for module in part.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(N, 3, H, W), normalised -> the four stages' outputs."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_stages):
+            x = self.stem(image)
+        outputs = []
+        for number, stage in enumerate(self.stages, start=1):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and number > self.frozen_stages):
+                x = stage(x)
+            outputs.append(x)
+        return outputs
+
+
+class _Block(nn.Module):
+    """Two 3x3 convolutions with group norm and a shortcut. Group norm, for small batches and any number of workers."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.norm1 = nn.GroupNorm(8, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.norm2 = nn.GroupNorm(8, outputs)
+        same = inputs == outputs and stride == 1
+        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
+        return (y + self.shortcut(x)).relu()
+
+
+def _small() -> tuple[nn.Module, list[nn.Module], list[int]]:
+    channels = [16, 32, 64, 64]
+    stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.GroupNorm(8, 16), nn.ReLU())
+    inputs, strides = [16, *channels[:-1]], [1, 2, 1, 1]
+    blocks = [_Block(i, o, s) for i, o, s in zip(inputs, channels, strides, strict=True)]
+    return stem, blocks, channels
+
+
+def _resnet(network: nn.Module) -> tuple[nn.Module, list[nn.Module], list[int]]:
+    first = network.layer4[0]
+    for module in first.modules():  # layer4 keeps its resolution: output stride 16 without dilation
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.stride = (1, 1)
+    stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+    width = first.conv1.in_channels
+    channels = [width // 4, width // 2, width, 2 * width]
+    return stem, [network.layer1, network.layer2, network.layer3, network.layer4], channels
+
+
+def _mobilenet(network: nn.Module) -> tuple[nn.Module, list[nn.Module], list[int]]:
+    layers = network.features
+    for module in layers[14].modules():  # the last block that halves: output stride 16 instead of 32
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.stride = (1, 1)
+    return layers[:2], [layers[2:4], layers[4:7], layers[7:14], layers[14:]], [24, 32, 96, 1280]
+
+
+def _load(network: nn.Module, file: Path) -> None:
+    """Weights from a state dictionary; classifier weights may lack or stand in it, everything else must fit."""
+    if not file.is_file():
+        raise UserError(f"backbone.weights: there is no file {file}, and no torchvision weights of that name")
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises a different class for each way in which a file can be wrong
+        raise UserError(f"backbone.weights: {file} is not a checkpoint of plain tensors ({error})") from None
+    head = ("fc.", "classifier.")
+    own = {k: v for k, v in network.state_dict().items() if not k.startswith(head)}
+    given = {k: v for k, v in state.items() if not k.startswith(head)}
+    wrong = [k for k in own if k in given and own[k].shape != given[k].shape]
+    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in given if k not in own]
+    if wrong or missing or unexpected:
+        listed = "; ".join(
+            f"{len(names)} {what} (first: {names[0]})"
+            for what, names in [("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)]
+            if names
+        )
+        raise UserError(f"backbone.weights: {file} does not fit the backbone: {listed}")
+    network.load_state_dict(given, strict=False)
+
+
+def build_backbone(section: BackboneSection) -> Backbone:
+    """The configured backbone with its weights.
+
+    Raises:
+        UserError: the weights file is missing, unreadable, or made for another network.
+    """
+    if section.name == "small":
+        stem, stages, channels = _small()
+        backbone = Backbone(stem, stages, channels, section.frozen_stages, section.freeze_norm)
+        if section.weights:
+            _load(backbone, Path(section.weights))
+        return backbone
+    build: Callable[..., nn.Module] = getattr(torchvision.models, section.name)
+    known = [w.name for w in torchvision.models.get_model_weights(section.name)]
+    named = section.weights in known
+    network = build(weights=section.weights if named else None)
+    if section.weights and not named:
+        _load(network, Path(section.weights))
+    parts = _mobilenet(network) if section.name == "mobilenet_v2" else _resnet(network)
+    return Backbone(*parts, section.frozen_stages, section.freeze_norm)

@@ -1,0 +1,38 @@
+"""Dense CRF (Krähenbühl and Koltun, 2011) by pydensecrf."""
+
+from __future__ import annotations
+
+import numpy as np
+import pydensecrf.densecrf as densecrf
+from pydensecrf.utils import unary_from_labels
+
+from sfc.config import Crf
+
+
+def crf_labels(image_HW3: np.ndarray, label_HW: np.ndarray, channels: int, section: Crf) -> np.ndarray:
+    """Labels after a dense CRF on hard labels.
+
+    Args:
+        image_HW3: (H, W, 3) uint8 RGB.
+        label_HW: (H, W) indices into the image's own label space, 0 = background.
+        channels: size of that label space, the background and the image's labels, whether they occur or not.
+        section: strength and kernels.
+
+    Returns:
+        (H, W) uint8 indices into the same space.
+    """
+    height, width = label_HW.shape
+    if channels < 2:
+        return label_HW.astype(np.uint8)
+    field = densecrf.DenseCRF2D(width, height, channels)
+    unary = unary_from_labels(label_HW.astype(np.int32), channels, gt_prob=section.gt_prob, zero_unsure=False)
+    field.setUnaryEnergy(np.ascontiguousarray(unary, np.float32))
+    field.addPairwiseGaussian(sxy=section.gaussian_sxy, compat=section.gaussian_compat)
+    field.addPairwiseBilateral(
+        sxy=section.bilateral_sxy,
+        srgb=section.bilateral_srgb,
+        rgbim=np.ascontiguousarray(image_HW3),
+        compat=section.bilateral_compat,
+    )
+    marginals = np.array(field.inference(section.iterations)).reshape(channels, height, width)
+    return marginals.argmax(0).astype(np.uint8)

@@ -1,0 +1,45 @@
+"""Seeds: the channel that wins at each pixel of the fused maps, under a background rule."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfc.cam import fuse, offset_background
+from sfc.config import Pseudo
+
+
+def hard_labels(cam: Tensor, prototype: Tensor, section: Pseudo) -> np.ndarray:
+    """Seeds of one image.
+
+    Args:
+        cam, prototype: (K', H, W) maps of the image's kept channels, background first.
+        section: fusion weight and background rule.
+
+    Returns:
+        (H, W) uint8 indices into the kept channels; a tie goes to the background.
+    """
+    if section.background == "offset":
+        cam, prototype = (offset_background(m, section.offset) for m in (cam, prototype))
+        return fuse(cam, prototype, section.fusion).argmax(0).numpy().astype(np.uint8)
+    fused = fuse(cam, prototype, section.fusion)
+    fused[0] = section.threshold
+    return fused.argmax(0).numpy().astype(np.uint8)
+
+
+def strongest(keys: np.ndarray, cam: Tensor, prototype: Tensor, fusion: float) -> tuple[np.ndarray, np.ndarray]:
+    """For a sweep of background thresholds: the most active foreground class and its fused map.
+
+    Args:
+        keys: (K',) kept channels.
+        cam, prototype: (K', H, W).
+        fusion: weight of the prototype map.
+
+    Returns:
+        (H, W) int64 class (0 where the image has none) and (H, W) float32 height.
+    """
+    if len(keys) < 2:
+        return np.zeros(cam.shape[1:], np.int64), torch.zeros(cam.shape[1:]).numpy()
+    height, winner = fuse(cam, prototype, fusion)[1:].max(0)
+    return keys[1:][winner.numpy()], height.numpy()
