@@ -128,11 +128,19 @@ def setting_names() -> list[str]:
 
 def nearest(name: str) -> str:
     """`; did you mean ...?` with the nearest setting, or nothing."""
-    known = setting_names()
+    known = setting_names() if "." in name else list(Config.model_fields)
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close:  # the right key under a wrong section
         close = [k for k in known if k.split(".")[-1] == name.split(".")[-1]][:1]
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _place(address: Address, places: dict[Address, str]) -> str | None:
+    """Where a setting was given: itself, something below it, or the section it stands in."""
+    below = [place for known, place in places.items() if known[: len(address)] == address]
+    if address in places or below:
+        return places.get(address) or below[0]
+    return _place(address[:-1], places) if len(address) > 1 else None
 
 
 def explain(error: ValidationError, places: dict[Address, str], origin: str) -> str:
@@ -140,11 +148,7 @@ def explain(error: ValidationError, places: dict[Address, str], origin: str) -> 
     lines = []
     for item in error.errors(include_url=False):
         address: Address = tuple(item["loc"])
-        place, known = origin, address
-        while known and known not in places:
-            known = known[:-1]
-        if known:
-            place = places[known]
+        place = _place(address, places) or origin
         name = ".".join(str(part) for part in address)
         if item["type"] == "extra_forbidden":
             text = f"unknown setting {name}{nearest(name)}"
@@ -230,6 +234,15 @@ def change_config(config: Config, changes: dict[str, Any]) -> Config:
     for name, value in changes.items():
         values = merge(values, nest(name.split("."), value))
     return build_config(values, origin="changed settings")
+
+
+def absolute(config: Config) -> Config:
+    """`config` with its paths made absolute, so that it means the same in another process's working folder."""
+    weights = config.backbone.weights
+    if weights and Path(weights).is_file():
+        weights = str(Path(weights).absolute())
+    root = str(Path(config.data.root).absolute())
+    return change_config(config, {"data.root": root, "backbone.weights": weights})
 
 
 def dump_config(config: Config) -> str:

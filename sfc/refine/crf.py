@@ -31,7 +31,7 @@ def crf_labels(image_HW3: np.ndarray, label_HW: np.ndarray, channels: int, secti
     field.addPairwiseBilateral(
         sxy=section.bilateral_sxy,
         srgb=section.bilateral_srgb,
-        rgbim=np.ascontiguousarray(image_HW3),
+        rgbim=np.array(image_HW3, order="C"),  # pydensecrf refuses read-only memory
         compat=section.bilateral_compat,
     )
     marginals = np.array(field.inference(section.iterations)).reshape(channels, height, width)

@@ -20,6 +20,7 @@ from sfc.refine.seeds import hard_labels
 from sfc.store import write_atomic
 
 VERSION = 1
+LABELS = "labels"
 
 
 def _shard(
@@ -54,7 +55,7 @@ def run(
         data, split: what the maps are of.
         counts: (C,) training images of each class.
     """
-    labels = folder / "labels"
+    labels = folder / LABELS
     labels.mkdir(exist_ok=True)
     work = partial(_shard, folder=labels, section=section, maps=maps, data=data, split=split)
     matrix = np.sum(list(engine.map(work, shards(len(split)))), 0)

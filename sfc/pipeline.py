@@ -1,0 +1,275 @@
+"""The order of the stages, and what each depends on: the only place that knows either."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from sfc.config import Config
+from sfc.data import Dataset, Split, open_dataset
+from sfc.engine import Engine, default_device
+from sfc.errors import UserError
+from sfc.stages import cam, classifier, evaluation, pseudo, seed, segmentation
+from sfc.store import Store, digest
+
+log = logging.getLogger("sfc")
+
+Supervision = Literal["image-labels", "held-out masks", "same masks"]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives: numbers by name, the masks that each has seen, and where the outputs are."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    """`seed/...` on the select split, `seed_val/...` on val, `pseudo/...` on train, `val/...` of the segmentation."""
+    supervision: dict[str, Supervision] = field(default_factory=dict)
+    """The same names."""
+    iou: dict[str, list[float]] = field(default_factory=dict)
+    """By class, background first; `seed`, `seed_val`, `pseudo`, `val`."""
+    folders: dict[str, Path] = field(default_factory=dict)
+    """Outputs by stage."""
+    label_source: str = ""
+    """Where the image labels come from: csv, xml or masks."""
+
+
+def supervision(config: Config, split: str, *, tuned_here: bool = False) -> Supervision:
+    """Which masks a number on `split` has seen (method.md section 5): none, those of other images, or its own."""
+    if tuned_here or config.selected_on == split:
+        return "same masks"
+    return "image-labels" if config.selected_on is None else "held-out masks"
+
+
+class Pipeline:
+    """One configuration through the stages, each reused where the store has it.
+
+    Args:
+        config: all settings.
+        store: where outputs are.
+        engine: what runs the work.
+
+    Raises:
+        UserError: the data can't be opened.
+    """
+
+    def __init__(self, config: Config, store: Store, engine: Engine) -> None:
+        self.config, self.store, self.engine = config, store, engine
+        self.data: Dataset = open_dataset(config.data, cache=store.root / "readable")
+        self.split: Callable[[str], Split] = cache(self.data.split)
+        self._done: dict[str, Path] = {}
+
+    @property
+    def train(self) -> Split:
+        return self.split(self.config.data.train)
+
+    @cached_property
+    def _backbone(self) -> dict[str, Any]:
+        """The backbone's section, a file of weights named by its content instead of its place."""
+        section = self.config.backbone.model_dump(mode="json")
+        if section["weights"] and Path(section["weights"]).is_file():
+            with Path(section["weights"]).open("rb") as file:
+                section["weights"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+        return section
+
+    def _get(
+        self,
+        stage: str,
+        version: int,
+        settings: dict[str, Any],
+        inputs: list[Path],
+        splits: list[str],
+        build: Callable[[Path], None],
+    ) -> Path:
+        identity = {
+            "version": version,
+            "settings": settings,
+            "inputs": [f"{folder.parent.name}/{folder.name}" for folder in inputs],
+            "data": {name: self.split(name).fingerprint for name in splits},
+        }
+        key = digest(identity)
+
+        def timed(folder: Path) -> dict[str, Any]:
+            log.info("%s: working (%s)", stage, key)
+            build(folder)
+            return {"device": str(default_device()), "torch": torch.__version__}
+
+        if key in self._done:
+            return self._done[key]
+        known = self.store.has(stage, key)
+        folder = self.store.get(stage, key, identity, timed)
+        seconds = self.store.manifest(folder)["seconds"]
+        self._done[key] = folder
+        log.info("%s: %s (%s)", stage, "found in the store" if known else f"done in {seconds:.1f} s", key)
+        return folder
+
+    def classifier(self) -> Path:
+        """The trained network."""
+        config, split = self.config, self.train
+        return self._get(
+            "classifier",
+            classifier.VERSION,
+            {
+                "classifier": config.classifier.model_dump(mode="json"),
+                "backbone": self._backbone,
+                "seed": config.seed,
+            },
+            [],
+            [split.name],
+            lambda folder: classifier.run(
+                folder,
+                self.engine,
+                section=config.classifier,
+                backbone=config.backbone,
+                data=self.data,
+                split=split,
+                seed=config.seed,
+            ),
+        )
+
+    def cam(self, split: str) -> Path:
+        """Maps of a split."""
+        config, network = self.config, self.classifier()
+        return self._get(
+            "cam",
+            cam.VERSION,
+            {"cam": config.cam.model_dump(mode="json")},
+            [network],
+            [split],
+            lambda folder: cam.run(
+                folder,
+                self.engine,
+                section=config.cam,
+                backbone=config.backbone,
+                classifier=network,
+                data=self.data,
+                split=self.split(split),
+            ),
+        )
+
+    def seed(self, split: str) -> Path:
+        """Quality of the seeds of a split with masks.
+
+        Raises:
+            UserError: the split has no masks.
+        """
+        if not self.split(split).has_masks:
+            raise UserError(f"the split {split} of {self.data.root} has no masks (or not one for each image)")
+        config, maps = self.config, self.cam(split)
+        rule = config.pseudo.model_dump(mode="json", include={"fusion", "background", "threshold", "offset"})
+        return self._get(
+            "seed",
+            seed.VERSION,
+            rule,
+            [maps],
+            [split, self.train.name],
+            lambda folder: seed.run(
+                folder,
+                self.engine,
+                section=config.pseudo,
+                maps=maps,
+                data=self.data,
+                split=self.split(split),
+                counts=self.train.labels.sum(0),
+            ),
+        )
+
+    def pseudo(self) -> Path:
+        """Pseudo-labels of the training split."""
+        config, maps = self.config, self.cam(self.config.data.train)
+        return self._get(
+            "pseudo",
+            pseudo.VERSION,
+            {"pseudo": config.pseudo.model_dump(mode="json")},
+            [maps],
+            [self.train.name],
+            lambda folder: pseudo.run(
+                folder,
+                self.engine,
+                section=config.pseudo,
+                maps=maps,
+                data=self.data,
+                split=self.train,
+                counts=self.train.labels.sum(0),
+            ),
+        )
+
+    def segmentation(self) -> Path:
+        """The trained segmentation model."""
+        config, labels = self.config, self.pseudo()
+        return self._get(
+            "segmentation",
+            segmentation.VERSION,
+            {
+                "segmentation": config.segmentation.model_dump(mode="json"),
+                "backbone": self._backbone,
+                "seed": config.seed,
+            },
+            [labels],
+            [self.train.name],
+            lambda folder: segmentation.run(
+                folder,
+                self.engine,
+                section=config.segmentation,
+                backbone=config.backbone,
+                labels=labels / pseudo.LABELS,
+                data=self.data,
+                split=self.train,
+                seed=config.seed,
+            ),
+        )
+
+    def evaluation(self) -> Path:
+        """Predictions on the reporting split."""
+        config, model = self.config, self.segmentation()
+        return self._get(
+            "evaluation",
+            evaluation.VERSION,
+            {"evaluation": config.evaluation.model_dump(mode="json")},
+            [model],
+            [config.data.val],
+            lambda folder: evaluation.run(
+                folder,
+                self.engine,
+                section=config.evaluation,
+                segmentation=config.segmentation,
+                backbone=config.backbone,
+                model=model,
+                data=self.data,
+                split=self.split(config.data.val),
+                counts=self.train.labels.sum(0),
+            ),
+        )
+
+    def run(self) -> Result:
+        """Every stage, and the numbers of each for which there are masks."""
+        result = Result(label_source=self.data.label_source)
+        splits = self.config.data
+        for name, split in (("seed", splits.select), ("seed_val", splits.val)):
+            if split in self.data.split_names() and self.split(split).has_masks:
+                self.collect(result, name, self.seed(split), split)
+        self.collect(result, "pseudo", self.pseudo(), splits.train)
+        self.collect(result, "val", self.evaluation(), splits.val)
+        return result
+
+    def collect(self, result: Result, name: str, folder: Path, split: str) -> None:
+        """Add the numbers in a stage's folder to a result, under a name, with the supervision of each."""
+        result.folders[name] = folder
+        path = folder / "metrics.json"
+        if not path.is_file():
+            return
+        metrics = json.loads(path.read_text(encoding="utf-8"))
+        best = metrics.pop("best", {})
+        result.iou[name] = metrics.pop("iou")
+        best.pop("iou", None)
+        for prefix, numbers, tuned_here in ((f"{name}/", metrics, False), (f"{name}/best_", best, True)):
+            for key, value in numbers.items():
+                result.metrics[prefix + key] = value
+                result.supervision[prefix + key] = supervision(self.config, split, tuned_here=tuned_here)

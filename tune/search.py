@@ -1,0 +1,215 @@
+"""Search SFC's settings, then train the best in full: python tune/search.py --space msdw.yaml."""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import math
+import os
+import shlex
+import signal
+import sys
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import optuna
+import ray.tune
+from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
+from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
+from rich.console import Console
+
+from sfc.__main__ import guarded, set_up_logging
+from sfc.errors import UserError
+from sfc.pipeline import Pipeline
+from sfc.settings import dump_config
+from sfc.store import Store
+from tune.cluster import connect, slots
+from tune.final import best_config, run_final, show_final
+from tune.progress import Progress, show_plan, show_study
+from tune.ray_engine import RETRIES
+from tune.space import Space, load_space, seconds
+from tune.study import StudySearch, complete, counted, meaning, one_driver, open_study
+from tune.tracking import EXPERIMENT, Tracker, TrialLogger, close_stale, tracking_uri, versions
+from tune.trial import Job, run_trial
+
+
+def results_folder(text: str) -> Path:
+    """--results: absolute, since workers stand in other folders."""
+    return Path(text).absolute()
+
+
+def check_objective(space: Space, results: Path) -> Pipeline:
+    """The base's pipeline, its data opened and its objective possible.
+
+    Raises:
+        UserError: the split that the objective names has no masks, or the data are not in order.
+    """
+    pipeline = Pipeline(space.base, Store(results / "store"), engine=None)  # type: ignore[arg-type]  # nothing is run
+    objective = space.file.objective
+    for split in dict.fromkeys([space.base.data.train, objective.split]):
+        pipeline.split(split)
+    needed = space.base.data.train if objective.metric.startswith("pseudo/") else objective.split
+    if not pipeline.split(needed).has_masks:
+        raise UserError(
+            f"the objective {objective.metric} needs masks, and the split {needed} of {pipeline.data.root} has none "
+            "(or not one for each image)"
+        )
+    return pipeline
+
+
+def run_trials(
+    study: optuna.Study,
+    space: Space,
+    pipeline: Pipeline,
+    results: Path,
+    tracker: Tracker,
+    parent: str,
+    console: Console,
+    *,
+    trials: int,
+    deadline: float,
+    address: str | None,
+    gpus: float,
+) -> None:
+    """Run `trials` more trials of the study with Ray Tune."""
+    connect(address)
+    at_once = slots(1, gpus)
+    search = StudySearch(study, space, trials, deadline)
+    asha, epochs = space.file.asha, space.base.classifier.epochs
+    scheduler = (
+        ASHAScheduler(
+            time_attr="epoch",
+            metric="objective",
+            mode="max",
+            max_t=epochs,
+            grace_period=min(asha.grace, epochs),
+            reduction_factor=asha.reduction,
+        )
+        if asha
+        else FIFOScheduler()
+    )
+    job = Job(space, results / "store")
+    trainable = ray.tune.with_resources(functools.partial(run_trial, job=job), {"cpu": 1, "gpu": gpus})
+    callbacks = [
+        TrialLogger(tracker, search, space, parent, pipeline.data),
+        Progress(console, search, space, at_once),
+    ]
+    tuner = Tuner(
+        trainable,
+        tune_config=TuneConfig(
+            search_alg=search,
+            scheduler=scheduler,
+            num_samples=trials,
+            max_concurrent_trials=at_once,
+            reuse_actors=True,
+        ),
+        run_config=RunConfig(
+            name=f"{study.study_name}-{int(time.time())}",
+            storage_path=str((results / "ray").absolute()),
+            failure_config=FailureConfig(max_failures=RETRIES),
+            callbacks=callbacks,
+            verbose=0,
+        ),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        tuner.fit()
+
+
+def search(given: argparse.Namespace, console: Console) -> int:
+    """The whole command."""
+    space = load_space(given.space, given.base, given.overrides, given.trials)
+    limit = given.time or space.file.budget.time
+    deadline = time.monotonic() + (seconds(limit) if limit else math.inf)
+    pipeline = check_objective(space, given.results)
+    name = given.study or f"{Path(given.space).stem}-{meaning(space)[:8]}"
+    if given.dry_run:
+        show_plan(console, space, name, pipeline)
+        return 0
+
+    with one_driver(given.results / "studies" / f"{name}.lock"):
+        study = open_study(name, space, given.results)
+        tracker = Tracker(tracking_uri(given.results), given.results)
+        command = f"python tune/search.py {shlex.join(given.words)}"
+        tags = {"sfc.kind": "search", "sfc.study": name, "sfc.command": command}
+        parent = tracker.start(name, name, tags)
+        close_stale(tracker, name, running=set())
+        tracker.log(
+            parent,
+            params={
+                f"space.{k}": p.model_dump(mode="json", exclude_none=True) for k, p in space.file.parameters.items()
+            },
+            tags=versions() | {"data.fingerprint": pipeline.train.fingerprint},
+        )
+        tracker.text(parent, dump_config(space.base), "base.yaml")
+
+        left = space.file.budget.trials - len(counted(study))
+        console.print(f"study {name}: {len(counted(study))} trials done, {max(0, left)} to go", soft_wrap=True)
+        if left > 0:
+            run_trials(
+                study,
+                space,
+                pipeline,
+                given.results,
+                tracker,
+                parent,
+                console,
+                trials=left,
+                deadline=deadline,
+                address=given.address,
+                gpus=given.gpus_per_trial,
+            )
+        if len(counted(study)) < space.file.budget.trials and time.monotonic() < deadline:
+            console.print("stopped; the same command goes on from here")
+            return 130
+        show_study(console, study, space)
+        if not complete(study):
+            reasons = {t.user_attrs.get("reason", "stopped early") for t in counted(study)}
+            console.print("no trial ran in full:\n  " + "\n  ".join(sorted(reasons)), soft_wrap=True)
+            tracker.end(parent, failed=True)
+            return 1
+        tracker.text(parent, dump_config(best_config(study)), "best.yaml")
+        tracker.log(parent, metrics={f"best/{k}": v for k, v in complete(study)[0].user_attrs["metrics"].items()})
+        _, result, folder = run_final(study, given.results, tracker, workers=given.workers, address=given.address)
+        show_final(console, result, folder)
+        tracker.end(parent)
+        console.print(f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:", soft_wrap=True)
+        console.print(f"  mlflow ui --backend-store-uri {tracking_uri(given.results)}", soft_wrap=True)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python tune/search.py", description=__doc__)
+    parser.add_argument("--space", required=True, help="a space file, or its bare name in experiments/spaces/")
+    parser.add_argument("--base", help="the configuration to start from, instead of the space's")
+    parser.add_argument("--trials", type=int, help="in all, instead of the space's budget")
+    parser.add_argument("--time", help="such as 20m: no trial starts after it")
+    parser.add_argument("--workers", type=int, default=1, help="of the final's trainings (Ray Train)")
+    parser.add_argument("--gpus-per-trial", type=float, default=0.0)
+    parser.add_argument("--study", help="its name; by default made from the space's name and content")
+    parser.add_argument("--address", help="of a Ray cluster, such as auto")
+    parser.add_argument("--results", type=results_folder, default="results", help="where everything is written")
+    parser.add_argument("--dry-run", action="store_true", help="check everything and say what would run")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value")
+    given = parser.parse_intermixed_args(arguments)
+    given.words = list(sys.argv[1:] if arguments is None else arguments)
+
+    def command() -> int:
+        if given.time:
+            try:
+                seconds(given.time)
+            except ValueError as error:
+                raise UserError(f"--time: {error}") from None
+        set_up_logging()
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+        return search(given, Console())
+
+    return guarded(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
