@@ -2,7 +2,8 @@
 
 Sources: SFC, AAAI 2024, section "Methodology"; pixel correlation after SEAM (Wang et al., CVPR 2020), hierarchical
 prototypes after SIPE (Chen et al., CVPR 2022). Suffixes: N images, C classes, K = C + 1 channels (background first),
-D features, h x w the map's size. Everything is float32 whatever the network's precision.
+D features, h x w the map's size. Everything is float32 whatever the network's precision, but for the one large product
+F^T F, whose terms autocast may round.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
 
 def unit(x_ND: Tensor) -> Tensor:
     """Divide each pixel's feature vector (dimension 1) by its norm + 1e-5."""
-    return x_ND / (x_ND.norm(dim=1, keepdim=True) + EPS)
+    square = (x_ND * x_ND).sum(dim=1, keepdim=True)
+    # The bound keeps the root's gradient finite at 0; torch.norm is several times as slow on the CPU.
+    return x_ND / (square.clamp(min=1e-30).sqrt() + EPS)
+
+
+def full_precision(x: Tensor) -> torch.autocast:
+    """Switches autocast off on the device of `x`."""
+    return torch.autocast(x.device.type, enabled=False)
 
 
 def over_maximum(x: Tensor) -> Tensor:
@@ -89,11 +97,13 @@ def pixel_correlation(cam_NKhw: Tensor, feature_NDhw: Tensor) -> Tensor:
         (N, K, h, w) float32; gradients flow into both arguments.
     """
     feature = unit(feature_NDhw.float().flatten(2))
-    affinity = (feature.transpose(1, 2) @ feature).relu()
-    column_sum = affinity.sum(dim=1, keepdim=True) + EPS
-    cam = cam_NKhw.flatten(2)
-    for _ in range(2):
-        cam = (cam @ affinity) / column_sum
+    product = feature.transpose(1, 2) @ feature
+    with full_precision(product):
+        affinity = product.float().relu_()
+        column_sum = affinity.sum(dim=1, keepdim=True) + EPS
+        cam = cam_NKhw.flatten(2)
+        for _ in range(2):
+            cam = (cam @ affinity) / column_sum
     return cam.view_as(cam_NKhw)
 
 
@@ -118,9 +128,10 @@ def prototype_map(cam_NKhw: Tensor, feature_NDhw: Tensor, valid_NKhw: Tensor | N
     if valid_NKhw is not None:
         seeds = seeds * valid_NKhw
     feature = feature_NDhw.float().flatten(2)
-    prototype_NKD = seeds.flatten(2) @ feature.transpose(1, 2) / seeds.sum(dim=(2, 3)).clamp(min=1)[..., None]
-    # The norms of torch.cosine_similarity: bounded from below, not shifted.
-    cosine = F.normalize(prototype_NKD, dim=2, eps=1e-8) @ F.normalize(feature, dim=1, eps=1e-8)
+    with full_precision(feature):
+        prototype_NKD = seeds.flatten(2) @ feature.transpose(1, 2) / seeds.sum(dim=(2, 3)).clamp(min=1)[..., None]
+        # The norms of torch.cosine_similarity: bounded from below, not shifted.
+        cosine = F.normalize(prototype_NKD, dim=2, eps=1e-8) @ F.normalize(feature, dim=1, eps=1e-8)
     return cosine.relu().view_as(cam_NKhw)
 
 

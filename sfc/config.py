@@ -24,7 +24,9 @@ Precision = Literal["auto", "bf16", "fp32"]
 class Section(BaseModel):
     """A frozen group of settings without room for unknown names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Synthetic(Section):
@@ -33,7 +35,7 @@ class Synthetic(Section):
     seed: int = 0
     size: Annotated[int, Field(ge=32)] = 64
     """Height and width of an image."""
-    groups: Annotated[int, Field(ge=1, le=6)] = 5
+    groups: Annotated[int, Field(ge=2, le=6)] = 5
     """Pairs of a head and a tail class that share a part."""
     train: Count = 1000
     """Images of the split train, which is used by its labels alone."""
@@ -182,6 +184,12 @@ class Segmentation(Section):
     """Dilations of DeepLabV3's parallel branches."""
     precision: Precision = "auto"
 
+    @model_validator(mode="after")
+    def _range(self) -> Segmentation:
+        if self.resize and self.resize[0] > self.resize[1]:
+            raise ValueError(f"resize: an empty range, {list(self.resize)}")
+        return self
+
 
 class Evaluation(Section):
     """Prediction on the reporting split."""
@@ -194,7 +202,7 @@ class Evaluation(Section):
 class Config(Section):
     """Everything that a result depends on."""
 
-    seed: Annotated[int, Field(ge=0)] = 10
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = 10
     selected_on: str | None = None
     """Split whose masks chose these settings; written by a search, and said with every number."""
     data: Data = Data()

@@ -79,7 +79,8 @@ class Context:
         """
         if self.rank == 0:
             partial = self.folder / f"{CHECKPOINT}.partial"
-            torch.save(state, partial)
+            with partial.open("wb") as file:  # given a path, torch hides why a write failed
+                torch.save(state, file)
             partial.replace(self.folder / CHECKPOINT)
         if self.on_report is not None:
             self.on_report(metrics, state)

@@ -28,7 +28,8 @@ def save(net: nn.Module, history: list[dict[str, float]], folder: Path) -> None:
     """A trained network and its history into a stage's folder; the weights last, since their presence says done."""
     (folder / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
     partial = folder / f"{WEIGHTS}.partial"
-    torch.save(net.state_dict(), partial)
+    with partial.open("wb") as file:
+        torch.save(net.state_dict(), file)
     partial.replace(folder / WEIGHTS)
     (folder / CHECKPOINT).unlink(missing_ok=True)
 

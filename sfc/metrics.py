@@ -21,6 +21,8 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, channels: int) -> np.nda
         (K, K + 1) int64: rows are the truth, columns the prediction, the last one predicted void.
     """
     counted = truth != VOID
+    if predicted.size and ((predicted >= channels) & (predicted != VOID)).any():
+        raise ValueError(f"a predicted class of {int(predicted[predicted != VOID].max())}, with {channels} channels")
     column = np.where(predicted == VOID, channels, predicted).astype(np.int64)[counted]
     index = truth[counted].astype(np.int64) * (channels + 1) + column
     return np.bincount(index, minlength=channels * (channels + 1)).reshape(channels, channels + 1)
@@ -80,7 +82,7 @@ def seed_histogram(truth: np.ndarray, label: np.ndarray, height: np.ndarray, cha
         (T + 1, K, K) int64: entry b counts the pixels that are foreground at the first b thresholds.
     """
     counted = truth != VOID
-    bins = np.searchsorted(THRESHOLDS, height[counted], side="left")
+    bins = np.searchsorted(THRESHOLDS.astype(height.dtype), height[counted], side="left")
     index = (bins * channels + truth[counted]) * channels + label[counted]
     size = (len(THRESHOLDS) + 1) * channels * channels
     return np.bincount(index.astype(np.int64), minlength=size).reshape(-1, channels, channels)

@@ -26,7 +26,7 @@ class _Loader(yaml.SafeLoader):
 
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?|\.[0-9_]+([eE][-+]?[0-9]+)?)$"),
+    re.compile(r"^[-+]?([0-9][0-9_]*(\.[0-9_]*)?([eE][-+]?[0-9]+)?|\.[0-9][0-9_]*([eE][-+]?[0-9]+)?)$"),
     list("-+0123456789."),
 )
 # Whole numbers also match the pattern above; the resolver of integers has to be asked first.
@@ -36,7 +36,16 @@ for _first, _rules in _Loader.yaml_implicit_resolvers.items():
 
 def parse_yaml(text: str) -> Any:
     """A YAML document of plain values; no tag can make an object."""
-    return yaml.load(text, _Loader)  # a SafeLoader
+    try:
+        return yaml.load(text, _Loader)  # a SafeLoader
+    except (ValueError, AttributeError) as error:  # a value that looks like a date and is none
+        raise yaml.YAMLError(str(error)) from error
+
+
+class _Dumper(yaml.SafeDumper):
+    """Quotes what the loader above would not read as text."""
+
+    yaml_implicit_resolvers = _Loader.yaml_implicit_resolvers
 
 
 def find_file(name: str, folders: Sequence[Path]) -> Path:
@@ -46,11 +55,9 @@ def find_file(name: str, folders: Sequence[Path]) -> Path:
         UserError: it is in neither; lists what the folders hold.
     """
     path = Path(name)
-    if path.is_file():
-        return path
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
+    for place in [path, *(folder / name for folder in folders)]:
+        if place.is_file():
+            return place
     known = sorted(file.name for folder in folders for file in folder.glob("*.yaml"))
     close = difflib.get_close_matches(path.name, known, n=1)
     hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known) or 'none'}"
@@ -63,7 +70,10 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Address, str]]:
     Raises:
         UserError: not YAML, or not a mapping.
     """
-    text = path.read_text(encoding="utf-8")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a text file") from None
     try:
         value, node = parse_yaml(text), yaml.compose(text, _Loader)
     except yaml.YAMLError as error:
@@ -190,13 +200,18 @@ def build_config(values: dict[str, Any], places: dict[Address, str] | None = Non
         raise UserError(explain(error, places or {}, origin)) from None
 
 
-def read_values(path: Path) -> tuple[dict[str, Any], dict[Address, str]]:
+def read_values(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any], dict[Address, str]]:
     """An experiment's values and places; a top entry `base: FILE` names the experiment that it changes."""
     values, places = read_yaml(path)
     base = values.pop("base", None)
     if base is None:
         return values, places
-    base_values, base_places = read_values(find_file(str(base), [path.parent, EXPERIMENTS]))
+    beside = path.parent / str(base)
+    file = beside if beside.is_file() else find_file(str(base), [path.parent, EXPERIMENTS])
+    chain = (*above, path.resolve())
+    if file.resolve() in chain:
+        raise UserError(f"{places[('base',)]}: base {base} leads back to itself")
+    base_values, base_places = read_values(file, chain)
     return merge(base_values, values), base_places | places
 
 
@@ -247,4 +262,5 @@ def absolute(config: Config) -> Config:
 
 def dump_config(config: Config) -> str:
     """The resolved configuration as YAML that `load_config` reads back."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None, width=110)
+    values = config.model_dump(mode="json")
+    return yaml.dump(values, Dumper=_Dumper, sort_keys=False, default_flow_style=None, width=110)

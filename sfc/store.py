@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -96,13 +97,13 @@ class Store:
         final = self.folder(stage, key)
         if self.has(stage, key):
             return final
-        with locked(final.with_suffix(".lock")):
-            if self.has(stage, key):
-                return final
-            work = final.with_suffix(".partial")
-            work.mkdir(parents=True, exist_ok=True)
-            start = time.monotonic()
-            try:
+        start = time.monotonic()
+        try:
+            with locked(final.with_suffix(".lock")):
+                if self.has(stage, key):
+                    return final
+                work = final.with_suffix(".partial")
+                work.mkdir(parents=True, exist_ok=True)
                 entries = build(work)
                 seconds = round(time.monotonic() - start, 3)
                 manifest = {"stage": stage, "key": key, **identity, "seconds": seconds, **entries}
@@ -110,13 +111,13 @@ class Store:
                 if final.exists():  # a folder without a manifest is no output
                     shutil.rmtree(final)
                 work.rename(final)
-            except OSError as error:
-                if error.errno in (28, 122):  # no space, quota
-                    raise UserError(
-                        f"stage {stage}: no space left under {self.root}. Free some and run the same command again: "
-                        "finished stages stay, this one goes on from its last checkpoint"
-                    ) from error
-                raise
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise UserError(
+                    f"stage {stage}: no space left under {self.root}. Free some and run the same command again: "
+                    "finished stages stay, this one goes on from its last checkpoint"
+                ) from error
+            raise
         return final
 
     def manifest(self, folder: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import os
 
 import ray
 
+from sfc.engine import available_cpus
 from sfc.errors import UserError
 
 OBJECT_STORE = 200 * 2**20
@@ -29,6 +30,7 @@ def connect(address: str | None = None) -> None:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
+                num_cpus=available_cpus(),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE,
                 log_to_driver=False,

@@ -48,9 +48,10 @@ def check_objective(space: Space, results: Path) -> Pipeline:
     """
     pipeline = Pipeline(space.base, Store(results / "store"), engine=None)  # type: ignore[arg-type]  # nothing is run
     objective = space.file.objective
-    for split in dict.fromkeys([space.base.data.train, objective.split]):
+    splits = space.base.data
+    for split in dict.fromkeys([splits.train, splits.select]):
         pipeline.split(split)
-    needed = space.base.data.train if objective.metric.startswith("pseudo/") else objective.split
+    needed = splits.train if objective.metric.startswith("pseudo/") else splits.select
     if not pipeline.split(needed).has_masks:
         raise UserError(
             f"the objective {objective.metric} needs masks, and the split {needed} of {pipeline.data.root} has none "

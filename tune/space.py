@@ -96,8 +96,8 @@ class Objective(Section):
     """What a trial is judged by."""
 
     metric: str = "seed/best_miou"
-    split: str = "select"
-    """Split whose masks choose; put in data.select."""
+    split: str | None = None
+    """Split whose masks choose, put in data.select; None: the base's."""
 
 
 class Asha(Section):
@@ -218,7 +218,10 @@ def load_space(name: str, base: str | None = None, overrides: Sequence[str] = ()
         file = SpaceFile.model_validate_json(json.dumps(values))
     except ValidationError as error:
         raise UserError(_explain(error, places, path)) from None
-    config = load_config(base or _base(file.base, path), [*overrides, f"data.select={file.objective.split}"])
+    config = load_config(
+        base or _base(file.base, path),
+        [*overrides, *([f"data.select={file.objective.split}"] if file.objective.split else [])],
+    )
     problems = _problems(file, config, places, path, overrides)
     if problems:
         raise UserError("\n".join(problems))
@@ -230,16 +233,21 @@ def _base(name: str, path: Path) -> Path:
 
 
 def _explain(error: ValidationError, places: dict[Address, str], path: Path) -> str:
-    """As `settings.explain`, its hints about settings replaced by hints about the file's own entries."""
-    text = explain(error, places, str(path))
+    """As `settings.explain`; an unknown entry is one of the space file, not a setting."""
+    known = [
+        *SpaceFile.model_fields,
+        *(field.alias or name for name, field in Parameter.model_fields.items()),
+        *(name for section in (Objective, Asha, Budget, Final) for name in section.model_fields),
+    ]
     lines = []
-    for line in text.splitlines():
-        match = re.search(r"unknown setting ([\w.]+?)(\.?)([\w]+)(;.*)?$", line)
-        if match:
-            known = [*SpaceFile.model_fields, *Parameter.model_fields, *Budget.model_fields, *Asha.model_fields]
-            close = difflib.get_close_matches(match[1] + match[3] if not match[2] else match[3], known, n=1)
-            line = line[: match.start()] + f"unknown entry {match[1]}{match[2]}{match[3]}"
-            line += f"; did you mean {close[0]}?" if close else f"; known: {', '.join(SpaceFile.model_fields)}"
+    for line in explain(error, places, str(path)).splitlines():
+        place, unknown, rest = line.partition(": unknown setting ")
+        if unknown:
+            entry = rest.partition(";")[0]
+            close = difflib.get_close_matches(entry.split(".")[-1], known, n=1)
+            line = f"{place}: unknown entry {entry}; " + (
+                f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
+            )
         lines.append(line)
     return "\n".join(lines)
 

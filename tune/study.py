@@ -81,7 +81,7 @@ def open_study(name: str, space: Space, results: Path) -> optuna.Study:
             study.enqueue_trial(point, skip_if_exists=True)
         study.set_user_attr("published", space.points()[0])
         study.set_user_attr("metric", space.file.objective.metric)
-        study.set_user_attr("split", space.file.objective.split)
+        study.set_user_attr("split", space.base.data.select)
         study.set_user_attr("base", space.base.model_dump(mode="json"))
         study.set_user_attr("final", space.file.final.set)
         study.set_user_attr("meaning", meaning(space))

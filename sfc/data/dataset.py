@@ -73,8 +73,15 @@ class Dataset:
         return self.root / "SegmentationClass" / f"{name}.png"
 
     def mask(self, name: str) -> np.ndarray:
-        """(H, W) uint8. Raises OSError where it can't be read, UserError for values outside the classes."""
+        """(H, W) uint8. Raises OSError where it can't be read, UserError where it does not fit classes or image."""
         mask = read_mask(self.mask_path(name))
+        if (image := find_image(self.root / "JPEGImages", name)) is not None:
+            with Image.open(image) as header:  # its size; the pixels are not decoded
+                size = header.size
+            if mask.shape[::-1] != size:
+                raise UserError(
+                    f"{self.mask_path(name)}: {mask.shape[1]} x {mask.shape[0]}, its image is {size[0]} x {size[1]}"
+                )
         wrong = np.unique(mask[(mask > len(self.classes)) & (mask != VOID)])
         if len(wrong):
             raise UserError(f"{self.mask_path(name)}: values {wrong.tolist()} stand for no class")
@@ -93,7 +100,7 @@ class Dataset:
         if not path.is_file():
             known = ", ".join(self.split_names()) or "none"
             raise UserError(f"{path}: no such split; the data has: {known}")
-        ids = tuple(line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+        ids = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
         if not ids:
             raise UserError(f"{path}: the split names no image")
         if len(set(ids)) < len(ids):
@@ -103,8 +110,17 @@ class Dataset:
 
     @cached_property
     def _csv(self) -> dict[str, list[str]]:
-        with (self.root / "image_labels.csv").open(newline="", encoding="utf-8") as file:
-            return {row["image"]: row["labels"].split() for row in csv.DictReader(file)}
+        path = self.root / "image_labels.csv"
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel marks its files
+            rows = csv.DictReader(file)
+            if not {"image", "labels"} <= set(rows.fieldnames or ()):
+                raise UserError(f"{path}:1: the columns must be `image,labels`, found {rows.fieldnames}")
+            found = {}
+            for row in rows:
+                if row["labels"] is None:
+                    raise UserError(f"{path}:{rows.line_num}: no labels for {row['image']}")
+                found[row["image"]] = row["labels"].split()
+            return found
 
     def _label_names(self, name: str) -> list[str]:
         source = self.label_source
@@ -116,10 +132,17 @@ class Dataset:
             path = self.root / "Annotations" / f"{name}.xml"
             if not path.is_file():
                 raise UserError(f"{path}: missing, and the labels of {name} with it")
-            return [str(node.text).strip() for node in ElementTree.parse(path).iterfind("object/name")]
+            try:
+                return [str(node.text).strip() for node in ElementTree.parse(path).iterfind("object/name")]
+            except ElementTree.ParseError as error:
+                raise UserError(f"{path}: not XML ({error})") from None
         if not self.mask_path(name).is_file():
             raise UserError(f"{name}: no label (image_labels.csv, Annotations/) and no mask to derive one from")
-        return [self.classes[v - 1] for v in np.unique(self.mask(name)) if v not in (0, VOID)]
+        try:
+            mask = self.mask(name)
+        except OSError as error:
+            raise UserError(f"{self.mask_path(name)}: can't be read, and the labels with it ({error})") from None
+        return [self.classes[v - 1] for v in np.unique(mask) if v not in (0, VOID)]
 
     def label(self, name: str) -> np.ndarray:
         """(C,) uint8 in {0, 1}.
@@ -141,7 +164,7 @@ class Dataset:
             UserError: missing files, missing labels, broken images (named, with their count).
         """
         ids = self.ids(name)
-        state = [[i, *_state(find_image(self.root / "JPEGImages", i)), *_state(self.mask_path(i))] for i in ids]
+        state = self._state(ids)
         digest = hashlib.sha256(json.dumps([self.classes, self.label_source, state]).encode())
         broken = self._broken(ids, digest.hexdigest())
         if broken and not self.skip_broken:
@@ -158,6 +181,31 @@ class Dataset:
         masks = all(self.mask_path(i).is_file() for i in ids)
         return Split(name, ids, labels, digest.hexdigest()[:16], masks)
 
+    def _state(self, ids: tuple[str, ...]) -> list[list[str]]:
+        """Name and content of each image and mask; a file is read again only when its size or its time changed."""
+        paths = [find_image(self.root / "JPEGImages", i) for i in ids] + [self.mask_path(i) for i in ids]
+        found = [path if path is not None and path.is_file() else None for path in paths]
+        key = hashlib.sha256(str(self.root).encode() + "\0".join(ids).encode()).hexdigest()[:16]
+        memory = self.cache / f"content-{key}.json" if self.cache else None
+        known: dict[str, str] = {}
+        if memory and memory.is_file():
+            known = json.loads(memory.read_text(encoding="utf-8"))
+
+        def content(path: Path | None) -> tuple[str, str]:
+            if path is None:
+                return "", ""
+            status = path.stat()
+            stamp = f"{path.name} {status.st_size} {status.st_mtime_ns}"
+            return stamp, known.get(stamp) or hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            contents = list(pool.map(content, found))
+        fresh = {stamp: value for stamp, value in contents if stamp}
+        if memory and fresh != known:
+            _remember(memory, fresh)
+        named = ["" if path is None else path.name for path in found]
+        return [[name, value] for name, (_, value) in zip(named, contents, strict=True)]
+
     def _broken(self, ids: tuple[str, ...], state: str) -> dict[str, str]:
         """Images that can't be decoded, with the reason. Decoding all takes time, so it is done once for a state of
         the files and remembered in the cache folder."""
@@ -168,10 +216,7 @@ class Dataset:
             reasons = dict(zip(ids, pool.map(self._why_broken, ids), strict=True))
         broken = {name: why for name, why in reasons.items() if why}
         if memory:
-            memory.parent.mkdir(parents=True, exist_ok=True)
-            partial = memory.with_suffix(f".{os.getpid()}")
-            partial.write_text(json.dumps(broken), encoding="utf-8")
-            partial.replace(memory)
+            _remember(memory, broken)
         return broken
 
     def _why_broken(self, name: str) -> str:
@@ -182,9 +227,11 @@ class Dataset:
         return ""
 
 
-def _state(path: Path | None) -> list[int | str]:
-    """What tells one version of a file from another without reading it: size and name, not the time of a copy."""
-    return [path.name, path.stat().st_size] if path is not None and path.is_file() else ["", -1]
+def _remember(memory: Path, value: dict[str, str]) -> None:
+    memory.parent.mkdir(parents=True, exist_ok=True)
+    partial = memory.with_suffix(f".{os.getpid()}")
+    partial.write_text(json.dumps(value), encoding="utf-8")
+    partial.replace(memory)
 
 
 def open_folder(root: Path, *, skip_broken: bool = False, cache: Path | None = None) -> Dataset:
@@ -201,7 +248,7 @@ def open_folder(root: Path, *, skip_broken: bool = False, cache: Path | None = N
         raise UserError(f"data.root: {root}/ImageSets/Segmentation, which lists the splits, is missing")
     if not (root / "classes.txt").is_file():
         raise UserError(f"data.root: {root}/classes.txt is missing: one foreground class a line, in mask order from 1")
-    lines = (root / "classes.txt").read_text(encoding="utf-8").splitlines()
+    lines = (root / "classes.txt").read_text(encoding="utf-8-sig").splitlines()
     classes = tuple(line.strip() for line in lines if line.strip())
     if not classes or len(set(classes)) < len(classes) or len(classes) > 254:
         raise UserError(f"{root}/classes.txt: needs 1 to 254 different names, has {list(classes)[:10]}")

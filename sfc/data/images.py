@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,7 @@ def read_mask(path: Path) -> np.ndarray:
         return np.asarray(image.convert("L") if image.mode == "1" else image, np.uint8).copy()
 
 
+@cache
 def palette() -> list[int]:
     """The VOC palette: bits of the index spread over red, green and blue."""
     colours = np.zeros((256, 3), np.uint8)

@@ -63,27 +63,23 @@ class Backbone(nn.Module):
 
 
 class _Block(nn.Module):
-    """Two 3x3 convolutions with group norm and a shortcut. Group norm, for small batches and any number of workers."""
+    """A 3x3 convolution with group norm and a shortcut. Group norm, for small batches and any number of workers."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.norm1 = nn.GroupNorm(8, outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.norm2 = nn.GroupNorm(8, outputs)
-        same = inputs == outputs and stride == 1
-        self.shortcut = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(8, outputs)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.norm2(self.conv2(self.norm1(self.conv1(x)).relu()))
-        return (y + self.shortcut(x)).relu()
+        return (self.norm(self.conv(x)) + self.shortcut(x)).relu()
 
 
 def _small() -> tuple[nn.Module, list[nn.Module], list[int]]:
-    channels = [16, 32, 64, 64]
-    stem = nn.Sequential(nn.Conv2d(3, 16, 3, 2, 1, bias=False), nn.GroupNorm(8, 16), nn.ReLU())
-    inputs, strides = [16, *channels[:-1]], [1, 2, 1, 1]
-    blocks = [_Block(i, o, s) for i, o, s in zip(inputs, channels, strides, strict=True)]
+    channels = [32, 32, 32, 48]
+    # One wide convolution down to a quarter: a first stage at half the size would cost more than all four stages.
+    stem = nn.Sequential(nn.Conv2d(3, 32, 8, 4, 2, bias=False), nn.GroupNorm(8, 32), nn.ReLU())
+    blocks: list[nn.Module] = [_Block(i, o) for i, o in zip([32, *channels[:-1]], channels, strict=True)]
     return stem, blocks, channels
 
 
@@ -114,6 +110,8 @@ def _load(network: nn.Module, file: Path) -> None:
         state = torch.load(file, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises a different class for each way in which a file can be wrong
         raise UserError(f"backbone.weights: {file} is not a checkpoint of plain tensors ({error})") from None
+    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
+        raise UserError(f"backbone.weights: {file} is not a checkpoint: no dictionary of tensors by name")
     head = ("fc.", "classifier.")
     own = {k: v for k, v in network.state_dict().items() if not k.startswith(head)}
     given = {k: v for k, v in state.items() if not k.startswith(head)}
@@ -145,7 +143,12 @@ def build_backbone(section: BackboneSection) -> Backbone:
     build: Callable[..., nn.Module] = getattr(torchvision.models, section.name)
     known = [w.name for w in torchvision.models.get_model_weights(section.name)]
     named = section.weights in known
-    network = build(weights=section.weights if named else None)
+    try:
+        network = build(weights=section.weights if named else None)
+    except OSError as error:
+        raise UserError(
+            f"backbone.weights: torchvision's {section.weights} can't be fetched ({error}); name a file instead"
+        ) from None
     if section.weights and not named:
         _load(network, Path(section.weights))
     parts = _mobilenet(network) if section.name == "mobilenet_v2" else _resnet(network)

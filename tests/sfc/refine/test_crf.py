@@ -1,0 +1,63 @@
+"""Dense CRF on hard labels."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sfc.config import Crf
+from sfc.refine.crf import crf_labels
+
+
+@pytest.fixture
+def scene() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """A two-colour image with grain, its true labels, and the labels with a tenth of the pixels wrong."""
+    rng = np.random.default_rng(0)
+    truth = np.zeros((40, 48), np.uint8)
+    truth[10:30, 14:36] = 1
+    colour = np.where(truth[..., None] == 1, [200, 60, 40], [40, 120, 190])
+    image = np.clip(colour + rng.normal(0, 4, colour.shape), 0, 255).astype(np.uint8)
+    noisy = np.where(rng.random(truth.shape) < 0.1, 1 - truth, truth).astype(np.uint8)
+    return image, truth, noisy
+
+
+def test_noise_is_cleaned_along_the_image_s_edges(scene) -> None:
+    image, truth, noisy = scene
+    before = image.copy(), noisy.copy()
+    result = crf_labels(image, noisy, 2, Crf())
+    assert (noisy != truth).mean() > 0.08 and (result != truth).mean() < 0.01
+    assert result.dtype == np.uint8 and result.shape == truth.shape
+    assert np.array_equal(image, before[0]) and np.array_equal(noisy, before[1])
+
+
+def test_without_kernels_the_labels_stay(scene) -> None:
+    image, _, noisy = scene
+    assert np.array_equal(crf_labels(image, noisy, 2, Crf(gaussian_compat=0, bilateral_compat=0)), noisy)
+
+
+def test_a_space_of_one_label_returns_the_labels(scene) -> None:
+    image = scene[0]
+    assert np.array_equal(crf_labels(image, np.zeros(image.shape[:2], np.int64), 1, Crf()), np.zeros(image.shape[:2]))
+
+
+def test_labels_stay_in_the_space_and_need_not_occur(scene) -> None:
+    image, truth, noisy = scene
+    result = crf_labels(image, noisy * 3, 5, Crf(iterations=3))
+    assert set(np.unique(result)) <= {0, 3} and ((result == 3) == truth).mean() > 0.97
+    assert set(np.unique(crf_labels(image, np.full(truth.shape, 2), 3, Crf(iterations=3)))) <= {0, 1, 2}
+
+
+def test_images_may_be_read_only_strided_or_tiny(scene) -> None:
+    image, _, noisy = scene
+    expected = crf_labels(image, noisy, 2, Crf(iterations=2))
+    frozen = image.copy()
+    frozen.flags.writeable = False
+    assert np.array_equal(crf_labels(frozen, noisy, 2, Crf(iterations=2)), expected)
+    strided = np.repeat(image, 2, 1)[:, ::2]
+    assert np.array_equal(crf_labels(strided, noisy, 2, Crf(iterations=2)), expected)
+    assert crf_labels(image[:1, :1], noisy[:1, :1], 2, Crf(iterations=2)).shape == (1, 1)
+
+
+def test_the_same_labels_come_out_every_time(scene) -> None:
+    image, _, noisy = scene
+    assert np.array_equal(crf_labels(image, noisy, 2, Crf()), crf_labels(image, noisy, 2, Crf()))

@@ -1,0 +1,86 @@
+"""The losses of SFC."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from sfc.cam import over_maximum
+from sfc.losses import classification_loss, prototype_consistency, scale_consistency
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+def test_classification_loss_is_the_mean_over_views_and_prefers_the_truth() -> None:
+    label = torch.tensor([[1.0, 0.0, 1.0]])
+    right, wrong = (2 * label - 1) * 4, (1 - 2 * label) * 4
+    good, bad = classification_loss([right, right], label), classification_loss([wrong, wrong], label)
+    assert good < 0.05 < 3 < bad
+    torch.testing.assert_close(classification_loss([right, wrong], label), (good + bad) / 2)
+
+
+def test_prototype_consistency_is_zero_for_equal_maps_whatever_the_prototype_s_height() -> None:
+    prototype = torch.rand(2, 4, 5, 5) * 3
+    weight = torch.tensor([0.5, 1.0, 1.5])
+    assert prototype_consistency(over_maximum(prototype), prototype, weight) == 0
+    assert prototype_consistency(over_maximum(prototype) + 0.1, prototype, weight) > 0
+
+
+def test_prototype_consistency_by_pixel() -> None:
+    cam, prototype, weight = torch.rand(2, 3, 4, 4), torch.rand(2, 3, 4, 4), torch.tensor([0.5, 2.0])
+    total = 0.0
+    for n in range(2):
+        for k, w in enumerate([1.0, 0.5, 2.0]):
+            scaled = prototype[n, k] / (prototype[n, k].max() + 1e-5)
+            total += w * float((cam[n, k] - scaled).abs().sum())
+    assert float(prototype_consistency(cam, prototype, weight)) == pytest.approx(total / (2 * 3 * 16), rel=1e-5)
+
+
+def test_scale_consistency_by_pixel_over_the_foreground_of_the_labels() -> None:
+    full, small = torch.rand(2, 3, 8, 8), torch.rand(2, 3, 4, 4)
+    label, weight = torch.tensor([[1.0, 0.0], [1.0, 1.0]]), torch.tensor([0.5, 2.0])
+    resized = F.interpolate(full, (4, 4), mode="bilinear", align_corners=True)
+    total = 0.0
+    for n in range(2):
+        for c in range(2):
+            present = label[n, c]
+            difference = (present * resized[n, c + 1] - present * small[n, c + 1]).abs()
+            total += float(weight[c] * difference.sum())
+    assert float(scale_consistency(full, small, label, weight)) == pytest.approx(total / (2 * 2 * 16), rel=1e-5)
+
+
+def test_scale_consistency_is_zero_for_equal_maps_and_blind_to_background_and_absent_classes() -> None:
+    cam = torch.rand(1, 3, 4, 4)
+    label, weight = torch.tensor([[1.0, 0.0]]), torch.ones(2)
+    other = cam.clone()
+    other[:, 0] += 0.5
+    other[:, 2] += 0.5
+    assert scale_consistency(cam, cam, label, weight) == 0
+    assert scale_consistency(cam, other, label, weight) == 0
+    assert scale_consistency(cam, other, torch.ones(1, 2), weight) > 0
+
+
+def test_gradients_flow_into_both_maps_of_both_losses() -> None:
+    weight, label = torch.tensor([0.5, 1.5]), torch.ones(2, 2)
+    for loss in (
+        lambda a, b: prototype_consistency(a, b, weight),
+        lambda a, b: scale_consistency(a, b, label, weight),
+    ):
+        a, b = torch.rand(2, 3, 6, 6, requires_grad=True), torch.rand(2, 3, 6, 6, requires_grad=True)
+        loss(a, b).backward()
+        assert a.grad[:, 1:].abs().sum() > 0 and b.grad[:, 1:].abs().sum() > 0
+
+
+def test_a_class_with_twice_the_weight_is_pulled_twice_as_hard() -> None:
+    cam = torch.rand(1, 3, 4, 4, requires_grad=True)
+    prototype = torch.rand(1, 3, 4, 4)
+    gradients = []
+    for weight in ([1.0, 1.0], [1.0, 2.0]):
+        (gradient,) = torch.autograd.grad(prototype_consistency(cam, prototype, torch.tensor(weight)), cam)
+        gradients.append(gradient)
+    torch.testing.assert_close(gradients[1][:, :2], gradients[0][:, :2])
+    torch.testing.assert_close(gradients[1][:, 2], 2 * gradients[0][:, 2])

@@ -1,0 +1,110 @@
+"""Rules of the architecture."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+import sfc.settings
+
+ROOT = Path(__file__).resolve().parent.parent
+METHOD = sorted((ROOT / "sfc").rglob("*.py"))
+EVERYTHING = METHOD + sorted((ROOT / "tune").rglob("*.py"))
+PLATFORM = {"ray", "mlflow", "optuna", "tune"}
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of the modules that a file imports, anywhere in it."""
+    package = path.relative_to(ROOT).with_suffix("").parts
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            origin = [*package[: -node.level], node.module] if node.level else [node.module]
+            module = ".".join(part for part in origin if part)
+            found |= {module} | {f"{module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def test_there_is_something_to_check() -> None:
+    assert {"sfc/fit.py", "sfc/stages/cam.py"} <= set(map(relative, METHOD))
+    assert "sfc.cam" in imports(ROOT / "sfc" / "losses.py")
+
+
+@pytest.mark.parametrize("path", METHOD, ids=relative)
+def test_the_method_does_not_import_the_platform(path: Path) -> None:
+    assert not {name for name in imports(path) if name.split(".")[0] in PLATFORM}
+
+
+def test_the_method_works_where_the_platform_can_not_be_imported() -> None:
+    modules = [".".join(path.relative_to(ROOT).with_suffix("").parts) for path in METHOD if path.name != "__main__.py"]
+    names = [name.removesuffix(".__init__") for name in modules]
+    code = (
+        "import sys, importlib\n"
+        f"for name in {sorted(PLATFORM)}: sys.modules[name] = None\n"
+        f"for name in {names}: importlib.import_module(name)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sfc" / "stages").glob("*.py")), ids=relative)
+def test_stages_do_not_import_each_other(path: Path) -> None:
+    assert not {name for name in imports(path) if name.startswith("sfc.stages")}
+
+
+@pytest.mark.parametrize("path", [p for p in METHOD if p.parent.name != "stages"], ids=relative)
+def test_only_the_pipeline_knows_the_stages(path: Path) -> None:
+    if path.name not in ("pipeline.py", "__main__.py"):
+        assert not {name for name in imports(path) if name.startswith("sfc.stages")}
+
+
+def calls(path: Path) -> list[tuple[str, ast.Call]]:
+    """Calls in a file by dotted name, `np` and `numpy` alike."""
+    nodes = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Call)]
+    return [(ast.unparse(node.func).replace("numpy.", "np."), node) for node in nodes]
+
+
+def argument(call: ast.Call, name: str) -> object:
+    values = [keyword.value for keyword in call.keywords if keyword.arg == name]
+    return values[0].value if values and isinstance(values[0], ast.Constant) else None
+
+
+@pytest.mark.parametrize("path", EVERYTHING, ids=relative)
+def test_nothing_that_is_loaded_can_run_code(path: Path) -> None:
+    for name, call in calls(path):
+        where = f"{relative(path)}:{call.lineno}: {ast.unparse(call)}"
+        if name == "torch.load":
+            assert argument(call, "weights_only") is True, where
+        if name == "np.load":
+            assert argument(call, "allow_pickle") in (None, False), where
+        if name == "yaml.load":
+            assert path.name == "settings.py" and ast.unparse(call.args[1]) == "_Loader", where
+        assert name not in {"yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "eval", "exec", "np.fromstring"}, (
+            where
+        )
+        assert not name.endswith("read_pickle"), where
+    assert not {name.split(".")[0] for name in imports(path)} & {
+        "pickle",
+        "cPickle",
+        "dill",
+        "joblib",
+        "marshal",
+        "shelve",
+    }
+
+
+def test_the_loader_of_settings_is_a_safe_one() -> None:
+    assert issubclass(sfc.settings._Loader, yaml.SafeLoader)
+    with pytest.raises(yaml.YAMLError):
+        sfc.settings.parse_yaml("!!python/object/apply:os.getcwd []")

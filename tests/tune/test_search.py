@@ -1,0 +1,142 @@
+"""The main job at a tiny size through the real Ray, Optuna and MLflow: interrupted, killed, continued, repeated."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from mlflow import MlflowClient
+from optuna.trial import TrialState
+from PIL import Image
+
+from sfc.settings import load_config
+from tests.tune.conftest import ROOT, TINY, command
+from tune.study import complete, counted, load_study
+from tune.tracking import EXPERIMENT, tracking_uri
+
+SEARCH = str(ROOT / "tune" / "search.py")
+
+
+def search(folder: Path, space: Path, *words: str) -> subprocess.Popen:
+    return command(SEARCH, "--space", str(space), "--study", "tiny", "--workers", "2", *words, *TINY, folder=folder)
+
+
+def read_until(process: subprocess.Popen, text: str) -> str:
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if text in line:
+            return seen
+    raise AssertionError(f"{text!r} never came:\n{seen}")
+
+
+def finish(process: subprocess.Popen) -> str:
+    output, _ = process.communicate(timeout=240)
+    return output
+
+
+def runs(results: Path) -> list:
+    client = MlflowClient(tracking_uri(results))
+    return client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+
+
+@pytest.mark.slow
+def test_the_main_job_survives_interruptions_and_does_nothing_twice(tmp_path: Path, space_file: Path) -> None:
+    results = tmp_path / "results"
+    results.mkdir()
+
+    process = search(tmp_path, space_file)
+    read_until(process, "1/4 done")
+    process.send_signal(signal.SIGINT)
+    output = finish(process)
+    assert process.returncode == 130, output
+    assert "goes on from here" in output
+    first = {t.number: t.value for t in counted(load_study("tiny", results))}
+    assert 1 <= len(first) < 4
+
+    process = search(tmp_path, space_file)
+    read_until(process, "starts")
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGKILL)
+    finish(process)
+
+    process = search(tmp_path, space_file)
+    output = finish(process)
+    assert process.returncode == 0, output
+    study = load_study("tiny", results)
+    assert len(counted(study)) == 4
+    assert not study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+    kept = {t.number: t.value for t in counted(study)}
+    assert first.items() <= kept.items()
+    settings = [tuple(sorted(t.params.items())) for t in counted(study)]
+    assert len(set(settings)) == len(settings), "a trial ran twice"
+
+    failed = [t for t in counted(study) if t.state == TrialState.FAIL]
+    assert [t.params["classifier.lr"] for t in failed] == [1e30] * len(failed)
+    assert failed and all("not finite" in t.user_attrs["reason"] for t in failed)
+    best = complete(study)[0]
+    assert best.user_attrs["epoch"] == 3
+
+    config = load_config(results / "final" / "tiny" / "best.yaml")
+    assert config.selected_on == "select"
+    assert config.classifier.prototype_weight == best.params["classifier.prototype_weight"]
+    assert config.pseudo.threshold == best.user_attrs["metrics"]["seed/best_threshold"]
+    [predictions] = (results / "store" / "evaluation").glob("*/predictions")
+    assert len(list(predictions.glob("*.png"))) == 12
+    for figure in (results / "final" / "tiny" / "figures").glob("*.png"):
+        assert min(Image.open(figure).size) > 100
+
+    kinds = [run.data.tags["sfc.kind"] for run in runs(results)]
+    assert kinds.count("search") == kinds.count("final") == 1
+    numbers = [run.data.tags["sfc.trial"] for run in runs(results) if run.data.tags["sfc.kind"] == "trial"]
+    assert len(set(numbers)) == len(numbers), "a trial has two runs"
+    assert {str(t.number) for t in counted(study)} <= set(numbers)
+    assert all(run.info.status != "RUNNING" for run in runs(results))
+    [logged] = [r for r in runs(results) if r.data.tags.get("sfc.trial") == str(best.number)]
+    assert logged.data.metrics["seed/best_miou"] == best.value
+    assert logged.data.metrics["epochs"] == 3
+    [final] = [r for r in runs(results) if r.data.tags["sfc.kind"] == "final"]
+    assert 0 <= final.data.metrics["val/miou"] <= 1
+    assert final.data.tags["supervision.val/miou"] == "held-out masks"
+
+    before = len(runs(results))
+    process = search(tmp_path, space_file)
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "working" not in output and "starts" not in output
+    assert len(runs(results)) == before
+
+    (tmp_path / "other.yaml").write_text(space_file.read_text().replace("[0.0, 2.0]", "[0.0, 3.0]"))
+    process = search(tmp_path, tmp_path / "other.yaml")
+    output = finish(process)
+    assert process.returncode == 2
+    assert "was made by another space" in output
+
+
+@pytest.mark.slow
+def test_a_search_of_which_every_trial_diverges_says_so_and_fails(tmp_path: Path, space_file: Path) -> None:
+    space_file.write_text(space_file.read_text().replace("0.05", "1.0e+29"))
+    process = search(tmp_path, space_file, "--trials", "2")
+    output = finish(process)
+    assert process.returncode == 1, output
+    assert "no trial ran in full" in output
+    assert "is not finite in epoch 1" in output
+
+
+def test_no_second_driver_runs_a_study(tmp_path: Path, space_file: Path) -> None:
+    from tune.study import one_driver
+
+    (tmp_path / "results").mkdir()
+    with one_driver(tmp_path / "results" / "studies" / "tiny.lock"):
+        process = search(tmp_path, space_file)
+        output = finish(process)
+    assert process.returncode == 2
+    assert "another process is running this study" in output
+    assert (
+        not optuna.get_all_study_names(f"sqlite:///{tmp_path}/results/optuna.db")
+        if (tmp_path / "results" / "optuna.db").exists()
+        else True
+    )
