@@ -78,7 +78,7 @@ def maps_figure(
             else:
                 axis.imshow(Image.fromarray(picture))
             axis.set_axis_off()
-            if row is axes[0]:
+            if name == names[0]:
                 axis.set_title(title, fontsize=9)
     figure.savefig(path, dpi=90)
 
@@ -101,7 +101,7 @@ def class_bars(path: Path, iou: dict[str, list[float]], classes: Sequence[str], 
     axis.set_xticklabels([f"{classes[c]}\n{counts[c]}" for c in order], fontsize=8)
     axis.set_ylabel("IoU")
     axis.set_xlabel("class and its number of training images")
-    axis.legend(fontsize=8, frameon=False)
+    axis.legend(fontsize=8, frameon=False, ncols=len(iou), loc="lower left", bbox_to_anchor=(0, 1))
     figure.savefig(path, dpi=100)
 
 

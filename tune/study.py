@@ -71,11 +71,10 @@ def open_study(name: str, space: Space, results: Path) -> optuna.Study:
         UserError: the study searches something else.
     """
     storage = storage_at(results)
-    sampler = make_sampler(space.file.budget.seed)
     known = name in optuna.get_all_study_names(storage)
-    study = optuna.create_study(
-        study_name=name, storage=storage, sampler=sampler, direction="maximize", load_if_exists=True
-    )
+    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    # With the same seed again, a continued study would draw what it drew at first.
+    study.sampler = make_sampler(space.file.budget.seed + len(study.get_trials(deepcopy=False)))
     if not known or "meaning" not in study.user_attrs:
         for point in space.points():
             study.enqueue_trial(point, skip_if_exists=True)

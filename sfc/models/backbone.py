@@ -78,7 +78,7 @@ class _Block(nn.Module):
 def _small() -> tuple[nn.Module, list[nn.Module], list[int]]:
     channels = [32, 32, 32, 48]
     # One wide convolution down to a quarter: a first stage at half the size would cost more than all four stages.
-    stem = nn.Sequential(nn.Conv2d(3, 32, 8, 4, 2, bias=False), nn.GroupNorm(8, 32), nn.ReLU())
+    stem = nn.Sequential(nn.Conv2d(3, 32, 7, 4, 3, bias=False), nn.GroupNorm(8, 32), nn.ReLU())
     blocks: list[nn.Module] = [_Block(i, o) for i, o in zip([32, *channels[:-1]], channels, strict=True)]
     return stem, blocks, channels
 

@@ -65,7 +65,7 @@ def test_the_set_reads_back_as_it_was_drawn(tiny: Dataset) -> None:
 
 def test_the_tail_is_long_and_lies_in_the_second_classes_of_the_pairs() -> None:
     groups = Synthetic().groups
-    section = Synthetic(size=32, train=1000)
+    section = Synthetic()
     counts = np.zeros(2 * groups, np.int64)
     for _, mask in sample(section, "train"):
         counts[np.unique(mask[mask > 0]) - 1] += 1

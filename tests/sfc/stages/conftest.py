@@ -18,7 +18,7 @@ CLASSIFIER = Classifier(
     epochs=1, batch=4, bank_images=2, crop=32, resize_long=(24, 40), lr=0.05, head_lr=0.05, precision="fp32"
 )
 CAM = Cam(scales=(1.0, 0.5), precision="fp32")
-PSEUDO = Pseudo(method="argmax")
+PSEUDO = Pseudo(method="argmax", threshold=0.1)
 SEGMENTATION = Segmentation(epochs=1, batch=4, crop=32, rates=(1, 2), precision="fp32")
 EVALUATION = Evaluation(scales=(1.0, 0.5), precision="fp32")
 

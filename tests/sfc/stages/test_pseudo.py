@@ -68,7 +68,7 @@ def test_the_best_threshold_is_the_best_of_all_that_could_be_configured(world: W
 
 
 def test_the_crf_moves_labels_within_the_image_s_classes(world: World, tmp_path: Path) -> None:
-    run(pseudo, world, tmp_path, Pseudo(method="crf", crf=Crf(iterations=2)))
+    run(pseudo, world, tmp_path, PSEUDO.model_copy(update={"method": "crf", "crf": Crf(iterations=2, gt_prob=0.5)}))
     made, before = labels(tmp_path), labels(world.folder("pseudo"))
     assert any(not np.array_equal(made[name], before[name]) for name in made)
     for name, label in zip(world.train.ids, world.train.labels, strict=True):
