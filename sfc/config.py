@@ -182,6 +182,8 @@ class Segmentation(Section):
     power: Annotated[float, Field(ge=0)] = 0.9
     rates: Annotated[tuple[Count, ...], Field(min_length=1)] = (6, 12, 18)
     """Dilations of DeepLabV3's parallel branches."""
+    start: Literal["backbone", "classifier"] = "backbone"
+    """Its backbone starts from the weights of the backbone's section, or from the trained classifier's."""
     precision: Precision = "auto"
 
     @model_validator(mode="after")

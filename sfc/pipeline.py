@@ -204,6 +204,7 @@ class Pipeline:
     def segmentation(self) -> Path:
         """The trained segmentation model."""
         config, labels = self.config, self.pseudo()
+        start = self.classifier() if config.segmentation.start == "classifier" else None
         return self._get(
             "segmentation",
             segmentation.VERSION,
@@ -220,6 +221,7 @@ class Pipeline:
                 section=config.segmentation,
                 backbone=config.backbone,
                 labels=labels / pseudo.LABELS,
+                start=start,
                 data=self.data,
                 split=self.train,
                 seed=config.seed,

@@ -93,10 +93,7 @@ def run_trials(
     )
     job = Job(space, results / "store")
     trainable = ray.tune.with_resources(functools.partial(run_trial, job=job), {"cpu": 1, "gpu": gpus})
-    callbacks = [
-        TrialLogger(tracker, search, space, parent, pipeline.data),
-        Progress(console, search, space, at_once),
-    ]
+    logger = TrialLogger(tracker, search, space, parent, pipeline.data)
     tuner = Tuner(
         trainable,
         tune_config=TuneConfig(
@@ -110,17 +107,18 @@ def run_trials(
             name=f"{study.study_name}-{int(time.time())}",
             storage_path=str((results / "ray").absolute()),
             failure_config=FailureConfig(max_failures=RETRIES),
-            callbacks=callbacks,
+            callbacks=[logger, Progress(console, search, space, at_once)],
             verbose=0,
         ),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuner.fit()
+    logger.finish()
 
 
-def search(given: argparse.Namespace, console: Console) -> int:
-    """The whole command."""
+def search(given: argparse.Namespace, console: Console, *, final: bool = True) -> int:
+    """The whole command; without `final` it ends after the trials. Returns the exit code."""
     space = load_space(given.space, given.base, given.overrides, given.trials)
     limit = given.time or space.file.budget.time
     deadline = time.monotonic() + (seconds(limit) if limit else math.inf)
@@ -173,16 +171,17 @@ def search(given: argparse.Namespace, console: Console) -> int:
             return 1
         tracker.text(parent, dump_config(best_config(study)), "best.yaml")
         tracker.log(parent, metrics={f"best/{k}": v for k, v in complete(study)[0].user_attrs["metrics"].items()})
-        _, result, folder = run_final(study, given.results, tracker, workers=given.workers, address=given.address)
-        show_final(console, result, folder)
+        if final:
+            _, result, folder = run_final(study, given.results, tracker, workers=given.workers, address=given.address)
+            show_final(console, result, folder)
         tracker.end(parent)
         console.print(f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:", soft_wrap=True)
         console.print(f"  mlflow ui --backend-store-uri {tracking_uri(given.results)}", soft_wrap=True)
     return 0
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python tune/search.py", description=__doc__)
     parser.add_argument("--space", required=True, help="a space file, or its bare name in experiments/spaces/")
     parser.add_argument("--base", help="the configuration to start from, instead of the space's")
@@ -195,7 +194,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--results", type=results_folder, default="results", help="where everything is written")
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what would run")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    given = parser.parse_intermixed_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    given = parser().parse_intermixed_args(arguments)
     given.words = list(sys.argv[1:] if arguments is None else arguments)
 
     def command() -> int:

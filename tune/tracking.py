@@ -12,6 +12,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,8 @@ class TrialLogger(Callback):
         self.runs: dict[str, str] = {}
         self.logged: dict[str, int] = {}
         self.pictured = data.ids(space.base.data.select)[:FIGURE_IMAGES]
+        self.painter = ThreadPoolExecutor(1)  # drawing does not keep the next trial waiting
+        self.drawn: list[Future[None]] = []
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as in StudySearch
@@ -183,7 +186,13 @@ class TrialLogger(Callback):
                 plots.maps_figure(folder / "maps.png", self.data, self.pictured, Path(result["maps"]), config.pseudo)
                 plots.curves(folder / "losses.png", json.loads(result["history"]))
 
-            self.tracker.figures(run, draw)
+            self.drawn.append(self.painter.submit(self.tracker.figures, run, draw))
+
+    def finish(self) -> None:
+        """Wait for the last figures; raises what drawing one raised."""
+        self.painter.shutdown()
+        for figure in self.drawn:
+            figure.result()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self.tracker.end(self.runs[trial.trial_id], failed=bool((trial.last_result or {}).get("failed")))

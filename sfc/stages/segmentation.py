@@ -41,6 +41,7 @@ def train(
     section: Segmentation,
     backbone: Backbone,
     labels: Path,
+    start: Path | None,
     data: Dataset,
     split: Split,
     seed: int,
@@ -48,6 +49,12 @@ def train(
     """The training loop of one worker; rank 0 leaves the network and the history in the context's folder."""
     torch.manual_seed(seed)
     net = build_deeplab(backbone, len(data.classes) + 1, section.rates)
+    if start is not None:
+        state = torch.load(start / WEIGHTS, map_location="cpu", weights_only=True)
+        prefix = "backbone."
+        net.backbone.backbone.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+        )
     if context.world_size > 1 and context.device.type == "cuda":
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     crops = Crops(data, split, crop=section.crop, resize=section.resize, flip=section.flip, seed=seed, masks=labels)
@@ -83,10 +90,22 @@ def run(
     section: Segmentation,
     backbone: Backbone,
     labels: Path,
+    start: Path | None,
     data: Dataset,
     split: Split,
     seed: int,
 ) -> None:
-    """Train into `folder`: `model.pt` (state of torchvision's DeepLabV3) and `history.json`."""
+    """Train into `folder`: `model.pt` (state of torchvision's DeepLabV3) and `history.json`.
+
+    Args:
+        folder: output.
+        engine: runs the training.
+        section: how.
+        backbone: under the head.
+        labels: folder of the label maps by image name.
+        start: folder of a trained classifier whose backbone it starts from, or None.
+        data, split: the images.
+        seed: of everything random.
+    """
     if not (folder / WEIGHTS).is_file():
-        engine.train(train, section, backbone, labels, data, split, seed, folder=folder)
+        engine.train(train, section, backbone, labels, start, data, split, seed, folder=folder)

@@ -51,7 +51,9 @@ def world(tmp_path_factory: pytest.TempPathFactory, tiny: Dataset) -> World:
     seed.run(made.folder("seed"), made.engine, section=PSEUDO, **scored)
     pseudo.run(made.folder("pseudo"), made.engine, section=PSEUDO, **scored)
     labels = made.folder("pseudo") / "labels"
-    segmentation.run(made.folder("segmentation"), made.engine, section=SEGMENTATION, labels=labels, seed=0, **common)
+    segmentation.run(
+        made.folder("segmentation"), made.engine, section=SEGMENTATION, labels=labels, start=None, seed=0, **common
+    )
     evaluation.run(
         made.folder("evaluation"),
         made.engine,
