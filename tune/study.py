@@ -190,13 +190,14 @@ class StudySearch(OptunaSearch):
         return {"number": trial.number, "changes": json.dumps(chosen)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            if not math.isnan(result["objective"]):
+        if math.isfinite(result.get("objective", math.nan)):
+            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                 self._ot_trials[trial_id].report(result["objective"], result["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial = self._ot_trials[trial_id]
         result = result or {}
+        self.on_trial_result(trial_id, result)  # Tune does not tell the result at which it stops a trial by itself
         state = TrialState.PRUNED
         value = None
         if error or result.get("failed"):

@@ -74,6 +74,9 @@ def test_the_main_job_survives_interruptions_and_does_nothing_twice(tmp_path: Pa
     settings = [tuple(sorted(t.params.items())) for t in counted(study)]
     assert len(set(settings)) == len(settings), "a trial ran twice"
 
+    stopped = [t for t in counted(study) if t.state == TrialState.PRUNED]
+    assert all(t.user_attrs["epoch"] in t.intermediate_values for t in stopped)
+
     failed = [t for t in counted(study) if t.state == TrialState.FAIL]
     assert [t.params["classifier.lr"] for t in failed] == [1e30] * len(failed)
     assert failed and all("not finite" in t.user_attrs["reason"] for t in failed)
