@@ -15,7 +15,9 @@ Below the root, as the official archives extract: `annotations/instances_{train,
   the sums agree, as the years divide the same images differently); train_all and val_all are all images (2014: 82,783
   and 40,504; 2017: 118,287 and 5,000). In the order of the image ids.
 
-Masks are rendered once, into the prepared folder; an interrupted preparation goes on with those that are missing.
+Masks are rendered once, into the prepared folder; an interrupted preparation goes on with those that are missing. On
+one core about 100 a second of 7 polygons each, and 3 GB of memory for the JSON of train 2017 (generated files of its
+size).
 """
 
 from __future__ import annotations
@@ -153,6 +155,9 @@ def prepare_coco(root: Path, year: int) -> Path:
         categories = halves["train"][0]
         if halves["val"][0] != categories:
             raise UserError(f"{root}/annotations: the files of train and val {year} have different categories")
+        names = [image.name for _, images in halves.values() for image in images]
+        if len(set(names)) < len(names):
+            raise UserError(f"{root}/annotations: {len(names) - len(set(names))} images of {year} have another's name")
         index = {key: i for i, key in enumerate(categories, 1)}
         splits: dict[str, list[str]] = {}
         (folder / "JPEGImages").mkdir()

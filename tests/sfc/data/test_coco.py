@@ -148,6 +148,10 @@ def test_a_json_that_is_cut_short_is_named(coco_root: Root, part: float) -> None
         (lambda c: c["annotations"][0].update(category_id=99), "unknown category_id 99"),
         (lambda c: c.update(images=3), "not an instances file"),
         (lambda c: c["categories"].pop(), "different categories"),
+        (
+            lambda c: c["images"][0].update(file_name="elsewhere/000000000004.png"),
+            "1 images of 2017 have another's name",
+        ),
     ],
 )
 def test_a_json_of_another_form_is_named(coco_root: Root, change: Callable[[dict], None], words: str) -> None:
