@@ -1,4 +1,4 @@
-"""python -m sfc run | show | check: one configuration on this machine."""
+"""python -m sfc run | show | check | data: one configuration, or one benchmark's data, on this machine."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -14,6 +15,11 @@ from rich.table import Table
 from sfc.config import Config
 from sfc.errors import Diverged, UserError
 from sfc.settings import dump_config, load_config
+
+if TYPE_CHECKING:  # commands import what they need: `show` without torch
+    import numpy as np
+
+    from sfc.data import Dataset
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -66,21 +72,54 @@ def _check(config: Config) -> int:
 
     data = open_dataset(config.data)
     report = check_data(data, config.data)
+    _print_counts(data, report.counts, {"images": report.images, "masks": report.masks})
+    if report.problems:
+        raise UserError(f"{len(report.problems)} problems in the data:{_listed(report.problems)}")
+    print("settings and data are in order")
+    return 0
+
+
+def _print_counts(data: Dataset, counts: dict[str, np.ndarray], totals: dict[str, dict[str, int]]) -> None:
+    """Images with each class, and totals by name, a column a split."""
     table = Table(title=f"{data.root}\nimage labels from: {data.label_source}")
     table.add_column("class")
-    for split in report.counts:
+    for split in counts:
         table.add_column(split, justify="right")
     for c, name in enumerate(data.classes):
-        table.add_row(name, *(str(counts[c]) for counts in report.counts.values()))
+        table.add_row(name, *(str(column[c]) for column in counts.values()))
     table.add_section()
-    table.add_row("images", *(str(n) for n in report.images.values()))
-    table.add_row("masks", *(str(report.masks[split]) for split in report.images))
+    for name, numbers in totals.items():
+        table.add_row(name, *(str(numbers[split]) for split in counts))
     Console().print(table)
-    if report.problems:
-        listed = "\n  ".join(report.problems[:50])
-        more = f"\n  and {len(report.problems) - 50} more" if len(report.problems) > 50 else ""
-        raise UserError(f"{len(report.problems)} problems in the data:\n  {listed}{more}")
-    print("settings and data are in order")
+
+
+def _listed(problems: list[str]) -> str:
+    more = f"\n  and {len(problems) - 50} more" if len(problems) > 50 else ""
+    return "".join(f"\n  {problem}" for problem in problems[:50]) + more
+
+
+def _data(name: str, root: Path, fetch: bool) -> int:
+    from sfc.data import coco, voc
+    from sfc.data.dataset import open_folder
+    from sfc.data.download import download
+
+    if fetch:
+        download(name, root)
+    if name == "voc":
+        folder = voc.prepare_voc(root)
+        found = voc.verify_voc(folder, voc.KNOWN)
+    else:
+        year = {"coco14": 2014, "coco17": 2017}[name]
+        folder = coco.prepare_coco(root, year)
+        found = coco.verify_coco(folder, coco.KNOWN[year])
+    _print_counts(open_folder(folder), found.counts, {"images": found.images})
+    use = f"data.format={name} data.root={root}"
+    if found.problems:
+        raise UserError(
+            f"{folder} is not the {name} that is known, in {len(found.problems)} ways:{_listed(found.problems)}\n"
+            f"It can be used ({use}), but what is measured on it can't be compared with published numbers"
+        )
+    print(f"all counts are the known ones; to use it: {use}")
     return 0
 
 
@@ -98,9 +137,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("overrides", nargs="*", metavar="section.key=value")
         if name == "run":
             command.add_argument("--results", type=Path, default=Path("results"), help="where outputs go")
+    text = "a benchmark in its official layout: makes it ready for use and compares its counts with the known ones"
+    benchmark = commands.add_parser("data", help=text, description=text)
+    benchmark.add_argument("name", choices=("voc", "coco14", "coco17"))
+    benchmark.add_argument("--root", type=Path, required=True, help="folder with the official archives, extracted")
+    benchmark.add_argument("--download", action="store_true", help="fetch what is not there first")
     given = parser.parse_args(arguments)
 
     def command() -> int:
+        if given.command == "data":
+            set_up_logging()
+            return _data(given.name, given.root, given.download)
         config = load_config(given.config, given.overrides)
         if given.command == "show":
             print(dump_config(config), end="")

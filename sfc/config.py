@@ -48,9 +48,10 @@ class Synthetic(Section):
 class Data(Section):
     """Where images, labels and masks come from."""
 
-    format: Literal["synthetic", "folder"] = "synthetic"
+    format: Literal["synthetic", "folder", "voc", "coco14", "coco17"] = "synthetic"
+    """`voc` (2012), `coco14` and `coco17` are the benchmarks that `python -m sfc data` has prepared."""
     root: str = "results/data"
-    """The folder in VOC layout; for `synthetic`, where it is generated."""
+    """The folder in VOC layout; for `synthetic`, where it is generated; for benchmarks, above the official folders."""
     train: str = "train"
     """Split that trains."""
     select: str = "select"

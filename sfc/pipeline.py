@@ -261,6 +261,11 @@ class Pipeline:
         self.collect(result, "val", self.evaluation(), splits.val)
         return result
 
+    def _chosen_on(self, split: str) -> bool:
+        """Whether masks of images of this split chose the settings: VOC's train_aug holds train under another name."""
+        chosen = self.config.selected_on
+        return chosen in self.data.split_names() and not set(self.data.ids(chosen)).isdisjoint(self.data.ids(split))
+
     def collect(self, result: Result, name: str, folder: Path, split: str) -> None:
         """Add the numbers in a stage's folder to a result, under a name, with the supervision of each."""
         result.folders[name] = folder
@@ -271,7 +276,10 @@ class Pipeline:
         best = metrics.pop("best", {})
         result.iou[name] = metrics.pop("iou")
         best.pop("iou", None)
-        for prefix, numbers, tuned_here in ((f"{name}/", metrics, False), (f"{name}/best_", best, True)):
+        for prefix, numbers, tuned_here in (
+            (f"{name}/", metrics, self._chosen_on(split)),
+            (f"{name}/best_", best, True),
+        ):
             for key, value in numbers.items():
                 result.metrics[prefix + key] = value
                 result.supervision[prefix + key] = supervision(self.config, split, tuned_here=tuned_here)

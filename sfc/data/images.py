@@ -11,6 +11,8 @@ from PIL import Image
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 VOID = 255
+BAND = 256
+"""Rows that are converted at a time."""
 
 Image.MAX_IMAGE_PIXELS = 400_000_000  # a guard against decompression bombs that lets large photographs pass
 
@@ -33,13 +35,16 @@ def read_image(path: Path) -> Image.Image:
         except (SyntaxError, ValueError, EOFError) as error:  # PIL's words for damaged PNG chunks
             raise OSError(f"broken image: {error}") from error
         if image.mode.startswith(("I", "F")):
-            grey = np.asarray(image, np.float64)
-            # 16 bits a channel; 32-bit modes hold 16-bit values when they come from PNG
-            image = Image.fromarray(np.clip(grey / 257.0, 0, 255).round().astype(np.uint8))
+            grey = np.asarray(image)
+            scaled = np.empty(grey.shape, np.uint8)
+            for top in range(0, len(grey), BAND):  # in float64 a whole large photograph would take 8 times its size
+                # 16 bits a channel; 32-bit modes hold 16-bit values when they come from PNG
+                scaled[top : top + BAND] = np.clip(grey[top : top + BAND] / 257.0, 0, 255).round()
+            image = Image.fromarray(scaled)
         elif "A" in image.mode or "transparency" in image.info:
             image = image.convert("RGBA")
             image = Image.alpha_composite(Image.new("RGBA", image.size, (0, 0, 0, 255)), image)
-        return image.convert("RGB")
+        return image if image.mode == "RGB" else image.convert("RGB")  # which would copy RGB too
 
 
 def read_mask(path: Path) -> np.ndarray:

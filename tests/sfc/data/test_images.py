@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
+import subprocess
+import sys
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +142,50 @@ def test_images_are_found_by_any_suffix_and_names_may_have_dots(tmp_path: Path) 
     assert find_image(tmp_path, "b").name == "b.PNG"
     assert find_image(tmp_path, "c.v2").name == "c.v2.jpeg"
     assert find_image(tmp_path, "c") is None
+
+
+LARGE = (12_000, 9_000)
+MEMORY = """
+import re, sys
+from pathlib import Path
+from sfc.data.images import read_image, read_mask
+peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
+before = peak()
+print({"image": lambda p: read_image(p).size, "mask": lambda p: read_mask(p).shape}[sys.argv[1]](Path(sys.argv[2])))
+print(peak() - before)
+"""
+
+
+def flat_png(path: Path, size: tuple[int, int], depth: int, colour: int, bytes_a_pixel: int, rows: int) -> None:
+    """A PNG of zeros with that many of its rows written out; PIL takes seconds for a large one."""
+    packer = zlib.compressobj(1)
+    row = bytes(1 + size[0] * bytes_a_pixel) if rows else b""
+    data = b"".join([*(packer.compress(row) for _ in range(rows)), packer.flush()])
+    head = struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0)
+    chunks = [(b"IHDR", head), *([(b"PLTE", bytes(768))] if colour == 3 else []), (b"IDAT", data), (b"IEND", b"")]
+    packed = [len(b).to_bytes(4) + name + b + zlib.crc32(name + b).to_bytes(4) for name, b in chunks]
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + b"".join(packed))
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="reads the peak memory from /proc")
+@pytest.mark.parametrize(
+    ("kind", "depth", "colour", "stored", "limit"),
+    [("image", 8, 2, 3, 4), ("image", 16, 0, 2, 9), ("mask", 8, 3, 1, 3)],
+    ids=["RGB", "16-bit grey", "palette mask"],
+)
+def test_108_million_pixels_take_a_few_bytes_each(
+    tmp_path: Path, kind: str, depth: int, colour: int, stored: int, limit: int
+) -> None:
+    path = tmp_path / "large.png"
+    flat_png(path, LARGE, depth, colour, stored, LARGE[1])
+    command = [sys.executable, "-c", MEMORY, kind, str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    shape, kibibytes = done.stdout.splitlines()
+    assert shape == str(LARGE if kind == "image" else LARGE[::-1])
+    assert int(kibibytes) * 1024 < (limit + 1) * LARGE[0] * LARGE[1]
+
+
+def test_more_pixels_than_the_guard_allows_are_refused(tmp_path: Path) -> None:
+    flat_png(tmp_path / "bomb.png", (100_000, 100_000), 8, 2, 3, 0)
+    with pytest.raises(Image.DecompressionBombError):
+        read_image(tmp_path / "bomb.png")

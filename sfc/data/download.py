@@ -1,0 +1,87 @@
+"""Fetching the official archives of VOC 2012, SBD and COCO with torchvision's downloader.
+
+An archive whose content is in place is not fetched; one that is on disk with the right sum is extracted without being
+fetched again; one that was cut short is fetched anew. It is extracted beside its place and then moved there, so what is
+in place is whole. VOC's and SBD's addresses and sums are torchvision's own. COCO publishes no sums: those below are the
+ones in common use and were, like the addresses, not tried when this was written (no network).
+"""
+
+from __future__ import annotations
+
+import shutil
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from torchvision.datasets import SBDataset
+from torchvision.datasets.utils import download_and_extract_archive
+from torchvision.datasets.voc import DATASET_YEAR_DICT
+
+from sfc.errors import UserError
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to fetch, and what of its content goes where it lies in the archive."""
+
+    url: str
+    md5: str
+    content: tuple[str, ...]
+
+    @property
+    def file(self) -> str:
+        return self.url.rsplit("/", 1)[-1]
+
+
+def _coco(part: str, md5: str, *content: str) -> Archive:
+    return Archive(f"http://images.cocodataset.org/{part}.zip", md5, content)
+
+
+def _instances(year: int) -> tuple[str, ...]:
+    return tuple(f"annotations/instances_{half}{year}.json" for half in ("train", "val"))
+
+
+ARCHIVES: dict[str, tuple[Archive, ...]] = {
+    "voc": (
+        Archive(DATASET_YEAR_DICT["2012"]["url"], DATASET_YEAR_DICT["2012"]["md5"], ("VOCdevkit/VOC2012",)),
+        Archive(SBDataset.url, SBDataset.md5, ("benchmark_RELEASE",)),
+    ),
+    "coco14": (
+        _coco("annotations/annotations_trainval2014", "0a379cfc70b0e71301e0f377548639bd", *_instances(2014)),
+        _coco("zips/train2014", "0da8c0bd3d6becc4dcb32757491aca88", "train2014"),
+        _coco("zips/val2014", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014"),
+    ),
+    "coco17": (
+        _coco("annotations/annotations_trainval2017", "f4bbac642086de4f52a3fdda2de5fa2c", *_instances(2017)),
+        _coco("zips/train2017", "cced6f7f71b7629ddf16f17bbcfab6b2", "train2017"),
+        _coco("zips/val2017", "442b8da7639aecaf257c1dceb8ba8c80", "val2017"),
+    ),
+}
+"""By format of the data section; VOC 2 GB, SBD 1.4 GB, COCO about 20 GB a year."""
+
+
+def download(name: str, root: Path) -> None:
+    """Fetch what of a benchmark is not below `root`; the archives stay in `<root>/downloads`.
+
+    Raises:
+        UserError: no network, an archive with another sum, or without what it should hold.
+    """
+    for archive in ARCHIVES[name]:
+        wanted = [part for part in archive.content if not (root / part).exists()]
+        if not wanted:
+            continue
+        store, extracted = root / "downloads", root / "downloads" / f"{archive.file}.extracted"
+        shutil.rmtree(extracted, ignore_errors=True)
+        try:
+            download_and_extract_archive(archive.url, str(store), str(extracted), archive.file, archive.md5)
+            for part in wanted:
+                (root / part).parent.mkdir(parents=True, exist_ok=True)
+                (extracted / part).rename(root / part)
+        except (OSError, RuntimeError, tarfile.TarError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"{archive.url} could not be fetched and extracted: {error}\nRun the same command again, or put the "
+                f"file at {store / archive.file} (md5 {archive.md5}), or extract it by hand so that "
+                f"{', '.join(archive.content)} lie in {root}"
+            ) from None
+        shutil.rmtree(extracted, ignore_errors=True)

@@ -1,0 +1,166 @@
+"""PASCAL VOC 2012 with the masks of SBD (Hariharan et al., ICCV 2011), as both are distributed.
+
+Below the root: `VOCdevkit/VOC2012` (JPEGImages, Annotations, SegmentationClass, ImageSets/Segmentation) and
+`benchmark_RELEASE/dataset` (cls/*.mat, train.txt, val.txt). In place of SBD the folder SegmentationClassAug that many
+keep beside SegmentationClass (12,031 PNG masks of the same images) will do.
+
+- Splits: train, val and trainval are VOC's lists. train_aug = VOC train + SBD train + SBD val - VOC val, sorted; from
+  SegmentationClassAug alone: VOC train + the names in it - VOC val, which are the same images.
+- Image labels: the classes of all objects in Annotations/ID.xml, those marked `difficult` too, names of an object's
+  parts not. The labels that are in use (Ahn and Kwak, CVPR 2018) are read without a look at `difficult`, and the known
+  class counts decide: if they disagree, `verify_voc` says whether they would agree without the difficult objects.
+  The data set was not at hand when this was written, so the counts have not been met by it yet.
+- Masks: VOC's own for VOC train and val; SBD's for the rest of train_aug. SBD has no void.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+from scipy.io import loadmat
+
+from sfc.data.dataset import Dataset, open_folder
+from sfc.data.images import write_mask
+from sfc.data.prepared import MASKS, Found, Known, link, prepared_folder, publish, require, verify, write_lists
+from sfc.errors import UserError
+
+VERSION = 1
+"""Raised when a rule above changes: folders that were prepared by another are made anew."""
+VOC, SBD, AUG = "VOCdevkit/VOC2012", "benchmark_RELEASE/dataset", "SegmentationClassAug"
+WITH_CLASS = {
+    "aeroplane": 590,
+    "bicycle": 504,
+    "bird": 705,
+    "boat": 468,
+    "bottle": 714,
+    "bus": 393,
+    "car": 1150,
+    "cat": 1005,
+    "chair": 1228,
+    "cow": 267,
+    "diningtable": 613,
+    "dog": 1188,
+    "horse": 445,
+    "motorbike": 492,
+    "person": 4155,
+    "pottedplant": 522,
+    "sheep": 300,
+    "sofa": 649,
+    "train": 503,
+    "tvmonitor": 567,
+}
+"""Images of train_aug with each class, 16,458 in all; the classes in mask order from 1."""
+CLASSES = tuple(WITH_CLASS)
+KNOWN = Known(
+    len(CLASSES), {"train": 1464, "val": 1449, "trainval": 2913, "train_aug": 10582}, {"train_aug": WITH_CLASS}
+)
+PARTS = ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation")
+
+
+def _names(path: Path) -> list[str]:
+    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def _augmented(root: Path) -> tuple[dict[str, Path], set[str]]:
+    """Masks beyond VOC's own, by image, and the names of all images that belong to them.
+
+    Raises:
+        UserError: there is neither SBD nor SegmentationClassAug.
+    """
+    sbd, masks = root / SBD, {}
+    pngs = next((p for p in (root / VOC / AUG, root / AUG) if p.is_dir()), None)
+    if pngs is not None:
+        masks |= {path.stem: path for path in pngs.glob("*.png")}
+    if all((sbd / f"{split}.txt").is_file() for split in ("train", "val")) and (sbd / "cls").is_dir():
+        names = {*_names(sbd / "train.txt"), *_names(sbd / "val.txt")}
+        return masks | {path.stem: path for path in (sbd / "cls").glob("*.mat")}, names
+    if not masks:
+        raise UserError(
+            f"{root} has VOC 2012 but not SBD, and the training set train_aug is made of both. Put SBD's archive, "
+            f"extracted, at {sbd} (cls/, train.txt, val.txt), or a folder {AUG} into {root / VOC}, or let "
+            "--download fetch it"
+        )
+    return masks, set(masks)
+
+
+def read_mat(path: Path) -> np.ndarray:
+    """(H, W) uint8 class indices of a mask of SBD.
+
+    Raises:
+        UserError: not such a file, or values that stand for no class.
+    """
+    try:
+        mask = np.asarray(loadmat(path)["GTcls"][0]["Segmentation"][0])
+    except Exception as error:  # damaged files raise almost anything in scipy's reader
+        raise UserError(f"{path}: not a mask of SBD ({error or type(error).__name__})") from None
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise UserError(f"{path}: the mask is {mask.dtype} {list(mask.shape)}, expected uint8 [height, width]")
+    if mask.size and mask.max() > len(CLASSES):
+        wrong = np.unique(mask[mask > len(CLASSES)]).tolist()
+        raise UserError(f"{path}: values {wrong} stand for no class")
+    return mask
+
+
+def prepare_voc(root: Path) -> Path:
+    """The folder in VOC layout, made unless it is there.
+
+    Raises:
+        UserError: parts of VOC or SBD are missing (all are listed), or a mask can't be read.
+    """
+    voc = root / VOC
+    lists = {split: f"ImageSets/Segmentation/{split}.txt" for split in ("train", "val")}
+    require(voc, (*PARTS, *lists.values()), f"Expected below {root}: {VOC} as distributed; --download fetches it")
+    splits: dict[str, list[str]] = {split: _names(voc / path) for split, path in lists.items()}
+    splits["trainval"] = sorted({*splits["train"], *splits["val"]})
+    masks, names = _augmented(root)
+    splits["train_aug"] = sorted({*splits["train"], *names} - {*splits["val"]})
+    rest = [name for name in splits["train_aug"] if name not in set(splits["train"]) and name in masks]
+
+    def build(folder: Path) -> None:
+        for name in ("JPEGImages", "Annotations"):
+            link(folder / name, voc / name)
+        write_lists(folder, splits, CLASSES)
+        for name in splits["trainval"]:
+            link(folder / MASKS / f"{name}.png", voc / MASKS / f"{name}.png")
+        for name in rest:
+            path = folder / MASKS / f"{name}.png"
+            if masks[name].suffix == ".png":
+                link(path, masks[name])
+            elif not path.exists():
+                write_mask(path, read_mat(masks[name]))
+
+    return publish(prepared_folder(root, "voc"), _made_from(splits, [masks[name] for name in rest]), build)
+
+
+def _made_from(splits: dict[str, list[str]], masks: list[Path]) -> dict[str, Any]:
+    files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in masks]
+    content = hashlib.sha256(repr((splits, files)).encode()).hexdigest()
+    return {"rule": VERSION, "content": content}
+
+
+def verify_voc(folder: Path, known: Known) -> Found:
+    """Counts beside the known ones; where those of classes differ, whether objects marked difficult explain it."""
+    data = open_folder(folder)
+    found = verify(data, known)
+    for split, expected in known.with_class.items():
+        if split not in found.counts or expected == dict(zip(data.classes, found.counts[split].tolist(), strict=True)):
+            continue
+        if expected == _counts_without_difficult(data, data.ids(split)):
+            found.problems.append(f"split {split}: without difficult objects the class counts are the known ones")
+    return found
+
+
+def _counts_without_difficult(data: Dataset, ids: tuple[str, ...]) -> dict[str, int]:
+    counts = dict.fromkeys(data.classes, 0)
+    for name in ids:
+        try:
+            objects = ElementTree.parse(data.root / "Annotations" / f"{name}.xml").findall("object")
+        except (OSError, ElementTree.ParseError):
+            continue  # `verify` has listed it
+        for text in {str(o.findtext("name")).strip() for o in objects if o.findtext("difficult", "0").strip() != "1"}:
+            counts[text] = counts.get(text, 0) + 1
+    return counts
