@@ -101,6 +101,7 @@ def train(context: Context, section: Classifier, backbone: Backbone, data: Datas
         clip=section.clip,
         power=section.power,
         seed=seed,
+        optimiser=section.optimiser,
     )
     if context.rank == 0:
         save(net, history, context.folder)
