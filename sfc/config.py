@@ -227,6 +227,9 @@ class Pseudo(Section):
     offset: Annotated[float, Field(ge=0)] = 0.4
     method: Literal["argmax", "crf", "irn"] = "crf"
     """The seeds themselves, the seeds after a dense CRF, or a random walk between edges learned from such seeds."""
+    void_unsure: bool = False
+    """With crf: void where only a second CRF, from maps with half the background, sees foreground. As published on
+    COCO; the labels that IRN learns from are always made so."""
     crf: Crf = Crf()
     walk: Walk = Walk()
 

@@ -96,3 +96,33 @@ class IRN(nn.Module):
         far = _match(self.displacement[5](torch.cat(far, 1)), strides[2] / strides[1], features[1])
         displacement = self.displacement_head(torch.cat([*near, far], 1))
         return edge, displacement if self.training else displacement - self.running_mean[:, None, None]
+
+
+def infer(net: IRN, image: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
+    """Edges and displacements of images as in training, on a canvas: zeros below and to the right.
+
+    Args:
+        net: in eval mode.
+        image: (N, 3, H, W), normalised.
+        canvas: least height and width; larger images are not cut.
+
+    Returns:
+        Edge logit (N, 1, a, b) and displacement (N, 2, a, b) of the image alone, a quarter of it, rounded up.
+    """
+    height, width = image.shape[-2:]
+    edge, displacement = net(F.pad(image, (0, max(0, canvas - width), 0, max(0, canvas - height))))
+    a, b = -(-height // STRIDE), -(-width // STRIDE)
+    return edge[..., :a, :b], displacement[..., :a, :b]
+
+
+def pair_edge(net: IRN, image: Tensor, canvas: int) -> Tensor:
+    """Probability of an edge from the mean logit of each image and its mirror image.
+
+    Args:
+        net, image, canvas: as in `infer`.
+
+    Returns:
+        (N, a, b) float32.
+    """
+    logit, mirrored = infer(net, torch.cat([image, image.flip(-1)]), canvas)[0][:, 0].float().chunk(2)
+    return ((logit + mirrored.flip(-1)) / 2).sigmoid()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from sfc.cam import fuse, offset_background
 from sfc.config import Pseudo
+from sfc.data.images import VOID
 
 
 def ruled_maps(cam: Tensor, prototype: Tensor, section: Pseudo, fusion: float) -> Tensor:
@@ -40,6 +41,13 @@ def hard_labels(cam: Tensor, prototype: Tensor, section: Pseudo) -> np.ndarray:
         (H, W) uint8 indices into the kept channels; a tie goes to the background.
     """
     return ruled_maps(cam, prototype, section, section.fusion).argmax(0).numpy().astype(np.uint8)
+
+
+def as_classes(label: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Indices into the kept channels `keys` -> class indices, uint8; 255 stays void."""
+    table = np.full(256, VOID, np.uint8)
+    table[: len(keys)] = keys
+    return table[label]
 
 
 def strongest(keys: np.ndarray, cam: Tensor, prototype: Tensor, fusion: float) -> tuple[np.ndarray, np.ndarray]:
