@@ -7,10 +7,10 @@ through which the published networks call it; SFC's lie under the key `net`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -165,16 +165,31 @@ def published_network(checkpoint: Checkpoint) -> SFCNet | IRN:
         return IRN(section) if checkpoint.kind == "irn" else SFCNet(section, checkpoint.classes or 1)
 
 
+def write(state: Mapping[str, Any], file: Path) -> None:
+    """Save tensors, atomically.
+
+    Raises:
+        UserError: the file can't be written.
+    """
+    partial = file.with_name(f"{file.name}.partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as opened:
+            torch.save(state, opened)
+        partial.replace(file)
+    except OSError as error:
+        raise UserError(f"{file} can't be written: {error.strerror}") from None
+
+
 def write_published(checkpoint: Checkpoint, file: Path) -> None:
     """Write a checkpoint on ResNet-50 as the published code does: its names, with duplicates, under `net`.
 
     Raises:
         UserError: it is not on ResNet-50.
     """
-    check_fit(checkpoint, published_network(checkpoint), file, "published checkpoint")
+    check_fit(checkpoint, published_network(checkpoint), file, "a published checkpoint")
     net: dict[str, Tensor] = {}
     for ours, tensor in checkpoint.state.items():
         name = published_name(ours)
         net |= {name: tensor} | dict.fromkeys(duplicate_names(name, checkpoint.kind), tensor)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    torch.save({"net": net}, file)
+    write({"net": net}, file)
