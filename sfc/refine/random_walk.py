@@ -16,6 +16,9 @@ from sfc.affinity import Offset, lines, pair_affinity
 from sfc.cam import resize
 from sfc.config import Walk
 
+PIECE = 32_768
+"""Elements up to which torch works in one thread."""
+
 
 def step_weights(edge_Nab: Tensor, radius: int, beta: float) -> dict[Offset, Tensor]:
     """Part that each neighbour has in a pixel's next value: column j of the transition matrix, by offset from j.
@@ -62,23 +65,31 @@ def random_walk(maps_NCab: Tensor, edge_Nab: Tensor, *, radius: int, beta: float
     pitch = width + margin
     length, first = height * pitch, margin * pitch + margin
     spread = {o: F.pad(w, (0, margin)).view(number, 1, length) for o, w in step_weights(edge_Nab, radius, beta).items()}
-    buffers = maps_NCab.new_zeros(2, number, channels, length + 2 * first, dtype=torch.float64)
+    even, odd = maps_NCab.new_zeros(2, number, channels, length + 2 * first, dtype=torch.float64)
     start = F.pad(maps_NCab.double() * (1 - edge_Nab[:, None].double()), (0, margin))
-    buffers[0, ..., first : first + length] = start.view(number, channels, length)
+    even[..., first : first + length] = start.view(number, channels, length)
+    # On a CPU, pieces so small that torch does not split them over threads, whose hand-overs would cost more than they
+    # gain, and that the target stays in the cache while its neighbours are added. A GPU takes all at once.
+    piece = max(1, PIECE // max(1, number * channels)) if even.device.type == "cpu" else length
 
-    def neighbour(buffer: Tensor, offset: Offset) -> Tensor:
-        begin = first + offset[0] * pitch + offset[1]
-        return buffer[..., begin : begin + length]
+    def plan(source: Tensor, target: Tensor) -> list[tuple[Tensor, list[tuple[Tensor, Tensor]]]]:
+        """Views for one step: each piece of the target with its neighbours' weights and values."""
+        pieces = []
+        for begin in range(0, length, piece):
+            size = min(piece, length - begin)
+            at = {o: first + begin + o[0] * pitch + o[1] for o in spread}
+            neighbours = [(w[..., begin : begin + size], source[..., at[o] : at[o] + size]) for o, w in spread.items()]
+            pieces.append((target[..., at[0, 0] : at[0, 0] + size], neighbours))
+        return pieces
 
-    views = [[(weight, neighbour(buffer, offset)) for offset, weight in spread.items()] for buffer in buffers]
-    cores = [neighbour(buffer, (0, 0)) for buffer in buffers]
+    plans = plan(even, odd), plan(odd, even)
     for step in range(steps):
-        target = cores[1 - step % 2]
-        (weight, pixel), *others = views[step % 2]
-        torch.mul(weight, pixel, out=target)
-        for weight, pixel in others:
-            target.addcmul_(weight, pixel)
-    return cores[steps % 2].reshape(number, channels, height, pitch)[..., :width].contiguous()
+        for target, ((weight, value), *others) in plans[step % 2]:
+            torch.mul(weight, value, out=target)
+            for weight, value in others:
+                target.addcmul_(weight, value)
+    last = (even, odd)[steps % 2][..., first : first + length]
+    return last.reshape(number, channels, height, pitch)[..., :width].contiguous()
 
 
 def walk_scores(fused_NKHW: Tensor, edge_Nab: Tensor, section: Walk) -> Tensor:
