@@ -1,4 +1,4 @@
-"""python -m sfc run | show | check | data: one configuration, or one benchmark's data, on this machine."""
+"""python -m sfc run | show | check | data | import-checkpoint | export-checkpoint: on this machine, without Ray."""
 
 from __future__ import annotations
 
@@ -123,6 +123,45 @@ def _data(name: str, root: Path, fetch: bool) -> int:
     return 0
 
 
+def _import_checkpoint(file: Path, out: Path | None, config: Config | None) -> int:
+    """Check a checkpoint, against the published network or a configuration's; write it under our names."""
+    import torch
+
+    from sfc.data import open_dataset
+    from sfc.models import reference
+    from sfc.models.irn import IRN
+    from sfc.models.sfc_net import SFCNet
+
+    checkpoint = reference.read_checkpoint(file, "import-checkpoint")
+    if config is None:
+        net = reference.published_network(checkpoint)
+    else:
+        backbone = config.backbone.model_copy(update={"weights": None})
+        with torch.device("meta"):
+            irn = checkpoint.kind == "irn"
+            net = IRN(backbone) if irn else SFCNet(backbone, len(open_dataset(config.data).classes))
+    reference.check_fit(checkpoint, net, file, "import-checkpoint")
+    out = out or Path("results", "imported", f"{file.stem}.pt")
+    reference.write(checkpoint.state, out)
+    classes = f", {checkpoint.classes} classes" if checkpoint.classes else ""
+    print(f"{file}: {reference.TITLES[checkpoint.kind]}{classes}, {len(checkpoint.state)} tensors, complete")
+    print(f"written to {out}; to use it without training:")
+    if checkpoint.kind == "sfc":
+        print(f"  python -m sfc run CONFIG classifier.weights={out}")
+    else:
+        print(f"  python -m sfc run CONFIG pseudo.method=irn affinity.weights={out}")
+    return 0
+
+
+def _export_checkpoint(file: Path, out: Path) -> int:
+    """Write a checkpoint as the published code does."""
+    from sfc.models import reference
+
+    reference.write_published(reference.read_checkpoint(file, "export-checkpoint"), out)
+    print(f"written to {out}, under the published names")
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sfc", description=__doc__)
@@ -142,12 +181,27 @@ def main(arguments: Sequence[str] | None = None) -> int:
     benchmark.add_argument("name", choices=("voc", "coco14", "coco17"))
     benchmark.add_argument("--root", type=Path, required=True, help="folder with the official archives, extracted")
     benchmark.add_argument("--download", action="store_true", help="fetch what is not there first")
+    text = "a published SFC or IRN checkpoint: what it is, whether it is complete, and its weights under our names"
+    command = commands.add_parser("import-checkpoint", help=text, description=text)
+    command.add_argument("file", type=Path)
+    command.add_argument("config", nargs="?", help="compare with this configuration's backbone and classes, too")
+    command.add_argument("overrides", nargs="*", metavar="section.key=value")
+    command.add_argument("--out", type=Path, help="where to write; default: results/imported/NAME.pt")
+    text = "a network on ResNet-50, such as a stage's model.pt, as the published code saves it"
+    command = commands.add_parser("export-checkpoint", help=text, description=text)
+    command.add_argument("file", type=Path)
+    command.add_argument("--out", type=Path, required=True, help="where to write")
     given = parser.parse_args(arguments)
 
     def command() -> int:
         if given.command == "data":
             set_up_logging()
             return _data(given.name, given.root, given.download)
+        if given.command == "export-checkpoint":
+            return _export_checkpoint(given.file, given.out)
+        if given.command == "import-checkpoint":
+            config = load_config(given.config, given.overrides) if given.config else None
+            return _import_checkpoint(given.file, given.out, config)
         config = load_config(given.config, given.overrides)
         if given.command == "show":
             print(dump_config(config), end="")

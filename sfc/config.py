@@ -19,6 +19,9 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 Scales = Annotated[tuple[Annotated[float, Field(ge=0.1, le=4)], ...], Field(min_length=1)]
 Precision = Literal["auto", "bf16", "fp32"]
+Optimiser = Literal["sgd", "sgd_as_published"]
+"""SGD with the momentum of its section; or with the weight decay in the momentum's place, as the published optimiser
+hands its arguments on (method.md section 1)."""
 
 
 class Section(BaseModel):
@@ -88,6 +91,8 @@ class Backbone(Section):
 class Classifier(Section):
     """Training of the classifier with the MSDW consistency loss (method.md section 1)."""
 
+    weights: str | None = None
+    """A trained network, published or ours, taken as it is: nothing is trained."""
     epochs: Count = 6
     batch: Count = 16
     """Images from the data set in a step, over all workers."""
@@ -101,6 +106,7 @@ class Classifier(Section):
     flip: bool = True
     lr: Positive = 0.1
     head_lr: Positive = 1.0
+    optimiser: Optimiser = "sgd"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
     weight_decay: Annotated[float, Field(ge=0)] = 1e-4
     clip: Positive = 1.0
@@ -153,6 +159,64 @@ class Crf(Section):
     bilateral_compat: Annotated[float, Field(ge=0)] = 10.0
 
 
+class Affinity(Section):
+    """Training of IRN, whose edges hold the random walk back (method.md section 3). Its labels are made by the rule and
+    the CRF of the section `pseudo`; its backbone learns nothing: it has the weights that the section `backbone` names,
+    or where that names none, those of the trained classifier."""
+
+    weights: str | None = None
+    """A trained IRN, published or ours, taken as it is: nothing is trained."""
+    epochs: Count = 3
+    batch: Count = 32
+    crop: Annotated[int, Field(ge=32)] = 512
+    """Also the least height and width at which edges are made: smaller images are padded below and to the right."""
+    resize: tuple[Positive, Positive] | None = (0.5, 1.0)
+    """The image is resized by a random factor in this range."""
+    flip: bool = True
+    radius: Annotated[int, Field(ge=2)] = 10
+    """Pairs of pixels nearer than this are compared, at a quarter of the image."""
+    lr: Positive = 0.1
+    """Of the edge branch."""
+    displacement_lr: Positive = 1.0
+    optimiser: Optimiser = "sgd"
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.9
+    weight_decay: Annotated[float, Field(ge=0)] = 1e-4
+    clip: Positive | None = None
+    power: Annotated[float, Field(ge=0)] = 0.9
+    precision: Precision = "auto"
+
+    @model_validator(mode="after")
+    def _ranges(self) -> Affinity:
+        if self.resize and self.resize[0] > self.resize[1]:
+            raise ValueError(f"resize: an empty range, {list(self.resize)}")
+        if (self.crop + 3) // 4 < 2 * self.radius - 1:
+            raise ValueError(
+                f"radius: a quarter of a crop of {self.crop} holds no pair at a radius of {self.radius}; "
+                f"the largest is {((self.crop + 3) // 4 + 1) // 2}"
+            )
+        return self
+
+
+class Walk(Section):
+    """Random walk to the final pseudo-labels (method.md section 3)."""
+
+    fusion: Annotated[float, Field(ge=0)] = 0.3
+    """Weight of the prototype map beside the classifier's map."""
+    walks: Literal["both", "foreground", "joint"] = "both"
+    """Foreground maps with a constant background afterwards, all maps with the background's, or the sum of both."""
+    power: Positive = 1.3
+    """Of the maps before the foreground walk."""
+    background: Annotated[float, Field(ge=0)] = 0.25
+    """Constant background after the foreground walk, beside maps whose largest value is 1."""
+    joint_power: Positive = 1.69
+    """Of the maps before the joint walk; 1.3 twice."""
+    radius: Count = 5
+    """Neighbours are nearer than this, at a quarter of the image."""
+    beta: Positive = 10.0
+    """Power of the affinity."""
+    steps: Annotated[int, Field(ge=0)] = 256
+
+
 class Pseudo(Section):
     """From maps to seeds to pseudo-labels."""
 
@@ -162,8 +226,13 @@ class Pseudo(Section):
     """Background where no fused map is above `threshold`; or the published rule, background + offset > 2 x fused."""
     threshold: Fraction = 0.3
     offset: Annotated[float, Field(ge=0)] = 0.4
-    method: Literal["argmax", "crf"] = "crf"
+    method: Literal["argmax", "crf", "irn"] = "crf"
+    """The seeds themselves, the seeds after a dense CRF, or a random walk between edges learned from such seeds."""
+    void_unsure: bool = False
+    """With crf: void where only a second CRF, from maps with half the background, sees foreground. As published on
+    COCO; the labels that IRN learns from are always made so."""
     crf: Crf = Crf()
+    walk: Walk = Walk()
 
 
 class Segmentation(Section):
@@ -212,6 +281,7 @@ class Config(Section):
     backbone: Backbone = Backbone()
     classifier: Classifier = Classifier()
     cam: Cam = Cam()
+    affinity: Affinity = Affinity()
     pseudo: Pseudo = Pseudo()
     segmentation: Segmentation = Segmentation()
     evaluation: Evaluation = Evaluation()

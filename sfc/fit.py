@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
+from sfc.config import Optimiser
 from sfc.data.crops import Crop, Crops
 from sfc.engine import CHECKPOINT, Context, Numerics
 from sfc.errors import Diverged
@@ -39,6 +40,22 @@ def poly(step: int, steps: int, power: float) -> float:
     return (1 - step / steps) ** power
 
 
+def build_optimiser(
+    groups: list[dict[str, Any]], kind: Optimiser, *, momentum: float, weight_decay: float
+) -> torch.optim.SGD:
+    """SGD over parameter groups, each with its `lr`; `sgd_as_published` puts the weight decay in the momentum's place,
+    too."""
+    if kind == "sgd_as_published":
+        momentum = weight_decay
+    return torch.optim.SGD(groups, momentum=momentum, weight_decay=weight_decay)
+
+
+def decay(optimiser: torch.optim.Optimizer, rates: list[float], step: int, steps: int, power: float) -> None:
+    """Set each group's learning rate for a step from 0, given the rates of the start."""
+    for group, rate in zip(optimiser.param_groups, rates, strict=True):
+        group["lr"] = rate * poly(step, steps, power)
+
+
 def fit(
     context: Context,
     model: nn.Module,
@@ -50,9 +67,10 @@ def fit(
     epochs: int,
     momentum: float,
     weight_decay: float,
-    clip: float,
+    clip: float | None,
     power: float,
     seed: int,
+    optimiser: Optimiser = "sgd",
 ) -> list[dict[str, float]]:
     """Train `model`, from its last checkpoint where there is one.
 
@@ -68,8 +86,9 @@ def fit(
         plan: all batches of an epoch (from 0); asked for every epoch in order, also when resuming.
         numerics: device and precision.
         epochs: in all.
-        momentum, weight_decay, clip, power: of the optimiser; `clip` bounds the gradient's norm.
+        momentum, weight_decay, clip, power: of the optimiser; `clip` bounds the gradient's norm, None: nothing does.
         seed: of everything that is random in a step.
+        optimiser: which.
 
     Returns:
         Mean losses of each epoch, with `epoch` from 1 and `images_per_second`.
@@ -78,12 +97,12 @@ def fit(
         Diverged: a loss is not finite; says which, and where.
     """
     model = numerics.place(model)
-    optimiser = torch.optim.SGD(groups, momentum=momentum, weight_decay=weight_decay)
-    rates = [group["lr"] for group in optimiser.param_groups]
+    sgd = build_optimiser(groups, optimiser, momentum=momentum, weight_decay=weight_decay)
+    rates = [group["lr"] for group in sgd.param_groups]
     start, history = 0, []
     if (state := context.restore()) is not None:
         model.load_state_dict(state["model"])
-        optimiser.load_state_dict(state["optimiser"])
+        sgd.load_state_dict(state["optimiser"])
         start, history = state["epoch"], state["history"]
     several = context.world_size > 1
     # Losses with weight 0 leave heads out of the graph.
@@ -107,8 +126,7 @@ def fit(
         for number, crop in enumerate(loader):
             crop = Crop(*(tensor.to(numerics.device, non_blocking=True) for tensor in crop))
             step, steps = epoch * len(batches) + number, epochs * len(batches)
-            for group, rate in zip(optimiser.param_groups, rates, strict=True):
-                group["lr"] = rate * poly(step, steps, power)
+            decay(sgd, rates, step, steps, power)
             with numerics.autocast():
                 losses = trained(crop, step / steps)
             share = len(crop.image) * context.world_size / len(batches[number])
@@ -119,10 +137,11 @@ def fit(
                     f"the loss {' and '.join(bad)} is not finite in epoch {epoch + 1}, step {number + 1} of "
                     f"{len(batches)} (learning rate {rates[0]:g}); a smaller learning rate or weight may help"
                 )
-            optimiser.zero_grad(set_to_none=True)
+            sgd.zero_grad(set_to_none=True)
             total.backward()
-            nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip)
-            optimiser.step()
+            if clip is not None:
+                nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip)
+            sgd.step()
             for name, loss in losses.items():
                 sums[name] += loss.detach() * share / context.world_size
             images += len(batches[number])
@@ -133,5 +152,5 @@ def fit(
         metrics |= {"epoch": epoch + 1, "images_per_second": images / (time.monotonic() - begin)}
         history.append(metrics)
         state = {"epoch": epoch + 1, "history": history}
-        context.report(metrics, state | {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
+        context.report(metrics, state | {"model": model.state_dict(), "optimiser": sgd.state_dict()})
     return history

@@ -52,6 +52,20 @@ def load_maps(path: Path) -> tuple[np.ndarray, Tensor, Tensor]:
     return keys, cam, prototype
 
 
+def save_edge(path: Path, edge_ab: Tensor) -> None:
+    """Write one image's edge probabilities (a, b), a quarter of its size, as float16, atomically."""
+    partial = path.with_suffix(".partial")
+    with partial.open("wb") as file:
+        np.savez(file, edge=edge_ab.half().cpu().numpy())
+    partial.replace(path)
+
+
+def load_edge(path: Path) -> Tensor:
+    """(a, b) float32 from `save_edge`."""
+    with np.load(path) as file:
+        return torch.from_numpy(file["edge"]).float()
+
+
 def sum_scales(maps: Sequence[Tensor], size: tuple[int, int]) -> Tensor:
     """Maps (K', h, w) of each scale -> (K', H, W): resized to `size`, added, each channel over its maximum + 1e-5."""
     return over_maximum(torch.stack([resize(m[None], size, align_corners=False)[0] for m in maps]).sum(0))

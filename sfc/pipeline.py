@@ -13,11 +13,11 @@ from typing import Any, Literal
 
 import torch
 
-from sfc.config import Config
+from sfc.config import Affinity, Classifier, Config, Section
 from sfc.data import Dataset, Split, open_dataset
 from sfc.engine import Engine, default_device
 from sfc.errors import UserError
-from sfc.stages import cam, classifier, evaluation, pseudo, seed, segmentation
+from sfc.stages import affinity, cam, classifier, edge, evaluation, pseudo, seed, segmentation
 from sfc.store import Store, digest
 
 log = logging.getLogger("sfc")
@@ -48,6 +48,15 @@ def supervision(config: Config, split: str, *, tuned_here: bool = False) -> Supe
     return "image-labels" if config.selected_on is None else "held-out masks"
 
 
+def _by_content(section: Section) -> dict[str, Any]:
+    """A section whose file of weights is named by its content instead of its place."""
+    values = section.model_dump(mode="json")
+    if values["weights"] and Path(values["weights"]).is_file():
+        with Path(values["weights"]).open("rb") as file:
+            values["weights"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return values
+
+
 class Pipeline:
     """One configuration through the stages, each reused where the store has it.
 
@@ -72,12 +81,18 @@ class Pipeline:
 
     @cached_property
     def _backbone(self) -> dict[str, Any]:
-        """The backbone's section, a file of weights named by its content instead of its place."""
-        section = self.config.backbone.model_dump(mode="json")
-        if section["weights"] and Path(section["weights"]).is_file():
-            with Path(section["weights"]).open("rb") as file:
-                section["weights"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        return section
+        return _by_content(self.config.backbone)
+
+    def _trained(self, name: Literal["classifier", "affinity"]) -> dict[str, Any]:
+        """The section of a network that a file may give.
+
+        Raises:
+            UserError: there is no such file.
+        """
+        section: Classifier | Affinity = getattr(self.config, name)
+        if section.weights is not None and not Path(section.weights).is_file():
+            raise UserError(f"{name}.weights: there is no file {section.weights}")
+        return _by_content(section)
 
     def _get(
         self,
@@ -117,7 +132,7 @@ class Pipeline:
             "classifier",
             classifier.VERSION,
             {
-                "classifier": config.classifier.model_dump(mode="json"),
+                "classifier": self._trained("classifier"),
                 "backbone": self._backbone,
                 "seed": config.seed,
             },
@@ -181,20 +196,72 @@ class Pipeline:
             ),
         )
 
+    def affinity(self) -> Path:
+        """The trained IRN."""
+        config, network, maps = self.config, self.classifier(), self.cam(self.config.data.train)
+        labels = {"fusion", "background", "threshold", "offset", "crf"}
+        return self._get(
+            "affinity",
+            affinity.VERSION,
+            {
+                "affinity": self._trained("affinity"),
+                "pseudo": config.pseudo.model_dump(mode="json", include=labels),
+                "backbone": self._backbone,
+                "seed": config.seed,
+            },
+            [network, maps],
+            [self.train.name],
+            lambda folder: affinity.run(
+                folder,
+                self.engine,
+                section=config.affinity,
+                pseudo=config.pseudo,
+                backbone=config.backbone,
+                classifier=network,
+                maps=maps,
+                data=self.data,
+                split=self.train,
+                seed=config.seed,
+            ),
+        )
+
+    def edge(self, split: str) -> Path:
+        """Edges of a split."""
+        config, network = self.config, self.affinity()
+        return self._get(
+            "edge",
+            edge.VERSION,
+            config.affinity.model_dump(mode="json", include={"crop", "precision"}),
+            [network],
+            [split],
+            lambda folder: edge.run(
+                folder,
+                self.engine,
+                section=config.affinity,
+                backbone=config.backbone,
+                affinity=network,
+                data=self.data,
+                split=self.split(split),
+            ),
+        )
+
     def pseudo(self) -> Path:
         """Pseudo-labels of the training split."""
         config, maps = self.config, self.cam(self.config.data.train)
+        walks = config.pseudo.method == "irn"
+        edges = self.edge(config.data.train) if walks else None
         return self._get(
             "pseudo",
             pseudo.VERSION,
-            {"pseudo": config.pseudo.model_dump(mode="json")},
-            [maps],
+            {"pseudo": config.pseudo.model_dump(mode="json", exclude=None if walks else {"walk"})},
+            [maps, edges] if edges else [maps],
             [self.train.name],
             lambda folder: pseudo.run(
                 folder,
                 self.engine,
                 section=config.pseudo,
                 maps=maps,
+                edges=edges,
                 data=self.data,
                 split=self.train,
                 counts=self.train.labels.sum(0),

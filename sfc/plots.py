@@ -106,12 +106,14 @@ def class_bars(path: Path, iou: dict[str, list[float]], classes: Sequence[str], 
 
 
 def curves(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """Losses by epoch, each in its own panel since their sizes differ.
+    """Losses by epoch, each in its own panel since their sizes differ; no file for a network trained elsewhere.
 
     Args:
         path: a PNG file.
         history: from `sfc.fit.fit`.
     """
+    if not history:
+        return
     names = [name for name in history[0] if name not in ("epoch", "images_per_second")]
     figure, axes = _figure(2.6 * len(names), 2.4, 1, len(names))
     for axis, name in zip(axes[0], names, strict=True):

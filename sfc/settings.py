@@ -253,11 +253,12 @@ def change_config(config: Config, changes: dict[str, Any]) -> Config:
 
 def absolute(config: Config) -> Config:
     """`config` with its paths made absolute, so that it means the same in another process's working folder."""
-    weights = config.backbone.weights
-    if weights and Path(weights).is_file():
-        weights = str(Path(weights).absolute())
-    root = str(Path(config.data.root).absolute())
-    return change_config(config, {"data.root": root, "backbone.weights": weights})
+    changes: dict[str, Any] = {"data.root": str(Path(config.data.root).absolute())}
+    for name in ("backbone", "classifier", "affinity"):
+        weights = getattr(config, name).weights
+        if weights and Path(weights).is_file():
+            changes[f"{name}.weights"] = str(Path(weights).absolute())
+    return change_config(config, changes)
 
 
 def dump_config(config: Config) -> str:

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sfc.config import Backbone as BackboneSection
 from sfc.errors import UserError
+from sfc.models.checkpoint import differences, read_tensors
 
 Name = Literal["small", "resnet18", "resnet50", "resnet101", "mobilenet_v2"]
 
@@ -106,25 +107,12 @@ def _load(network: nn.Module, file: Path) -> None:
     """Weights from a state dictionary; classifier weights may lack or stand in it, everything else must fit."""
     if not file.is_file():
         raise UserError(f"backbone.weights: there is no file {file}, and no torchvision weights of that name")
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises a different class for each way in which a file can be wrong
-        raise UserError(f"backbone.weights: {file} is not a checkpoint of plain tensors ({error})") from None
-    if not isinstance(state, dict) or not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items()):
-        raise UserError(f"backbone.weights: {file} is not a checkpoint: no dictionary of tensors by name")
+    state = read_tensors(file, "backbone.weights")
     head = ("fc.", "classifier.")
     own = {k: v for k, v in network.state_dict().items() if not k.startswith(head)}
     given = {k: v for k, v in state.items() if not k.startswith(head)}
-    wrong = [k for k in own if k in given and own[k].shape != given[k].shape]
-    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in given if k not in own]
-    if wrong or missing or unexpected:
-        listed = "; ".join(
-            f"{len(names)} {what} (first: {names[0]})"
-            for what, names in [("missing", missing), ("unexpected", unexpected), ("of another shape", wrong)]
-            if names
-        )
-        raise UserError(f"backbone.weights: {file} does not fit the backbone: {listed}")
+    if wrong := differences(own, given):
+        raise UserError(f"backbone.weights: {file} does not fit the backbone: {wrong}")
     network.load_state_dict(given, strict=False)
 
 

@@ -7,6 +7,10 @@ import pydensecrf.densecrf as densecrf
 from pydensecrf.utils import unary_from_labels
 
 from sfc.config import Crf
+from sfc.data.images import VOID
+
+WEAK_BACKGROUND = 0.5
+"""Factor of the background's map where foreground is sought that the maps themselves do not show."""
 
 
 def crf_labels(image_HW3: np.ndarray, label_HW: np.ndarray, channels: int, section: Crf) -> np.ndarray:
@@ -36,3 +40,21 @@ def crf_labels(image_HW3: np.ndarray, label_HW: np.ndarray, channels: int, secti
     )
     marginals = np.array(field.inference(section.iterations)).reshape(channels, height, width)
     return marginals.argmax(0).astype(np.uint8)
+
+
+def ir_labels(image_HW3: np.ndarray, fused_KHW: np.ndarray, section: Crf) -> np.ndarray:
+    """Labels for IRN: what two CRFs agree on, one from the maps and one from the maps with half the background.
+
+    Args:
+        image_HW3: (H, W, 3) uint8 RGB.
+        fused_KHW: fused maps of the image's kept channels, background first.
+        section: strength and kernels.
+
+    Returns:
+        (H, W) uint8 indices into the channels: foreground where the first CRF says so, 0 where both say background,
+        else 255.
+    """
+    weak = fused_KHW.copy()
+    weak[0] *= WEAK_BACKGROUND
+    first, second = (crf_labels(image_HW3, m.argmax(0), len(m), section) for m in (fused_KHW, weak))
+    return np.where((first == 0) & (second != 0), VOID, first).astype(np.uint8)

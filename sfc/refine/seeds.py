@@ -8,6 +8,26 @@ from torch import Tensor
 
 from sfc.cam import fuse, offset_background
 from sfc.config import Pseudo
+from sfc.data.images import VOID
+
+
+def ruled_maps(cam: Tensor, prototype: Tensor, section: Pseudo, fusion: float) -> Tensor:
+    """Fused maps whose background channel follows the configured rule, so that its argmax gives the seeds.
+
+    Args:
+        cam, prototype: (K', H, W) maps of the image's kept channels, background first.
+        section: background rule.
+        fusion: weight of the prototype map.
+
+    Returns:
+        (K', H, W) float32, >= 0.
+    """
+    if section.background == "offset":
+        cam, prototype = (offset_background(m, section.offset) for m in (cam, prototype))
+        return fuse(cam, prototype, fusion)
+    fused = fuse(cam, prototype, fusion)
+    fused[0] = section.threshold
+    return fused
 
 
 def hard_labels(cam: Tensor, prototype: Tensor, section: Pseudo) -> np.ndarray:
@@ -20,12 +40,14 @@ def hard_labels(cam: Tensor, prototype: Tensor, section: Pseudo) -> np.ndarray:
     Returns:
         (H, W) uint8 indices into the kept channels; a tie goes to the background.
     """
-    if section.background == "offset":
-        cam, prototype = (offset_background(m, section.offset) for m in (cam, prototype))
-        return fuse(cam, prototype, section.fusion).argmax(0).numpy().astype(np.uint8)
-    fused = fuse(cam, prototype, section.fusion)
-    fused[0] = section.threshold
-    return fused.argmax(0).numpy().astype(np.uint8)
+    return ruled_maps(cam, prototype, section, section.fusion).argmax(0).numpy().astype(np.uint8)
+
+
+def as_classes(label: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Indices into the kept channels `keys` -> class indices, uint8; 255 stays void."""
+    table = np.full(256, VOID, np.uint8)
+    table[: len(keys)] = keys
+    return table[label]
 
 
 def strongest(keys: np.ndarray, cam: Tensor, prototype: Tensor, fusion: float) -> tuple[np.ndarray, np.ndarray]:

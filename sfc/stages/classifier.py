@@ -17,6 +17,7 @@ from sfc.engine import Context, Engine, numerics
 from sfc.fit import WEIGHTS, fit, save
 from sfc.image_bank import ImageBank, epoch_batches
 from sfc.losses import classification_loss, prototype_consistency, scale_consistency
+from sfc.models.reference import load_checkpoint
 from sfc.models.sfc_net import SFCNet, score
 
 VERSION = 1
@@ -101,6 +102,7 @@ def train(context: Context, section: Classifier, backbone: Backbone, data: Datas
         clip=section.clip,
         power=section.power,
         seed=seed,
+        optimiser=section.optimiser,
     )
     if context.rank == 0:
         save(net, history, context.folder)
@@ -109,6 +111,17 @@ def train(context: Context, section: Classifier, backbone: Backbone, data: Datas
 def run(
     folder: Path, engine: Engine, *, section: Classifier, backbone: Backbone, data: Dataset, split: Split, seed: int
 ) -> None:
-    """Train into `folder`: `model.pt` (state of an SFCNet) and `history.json`."""
-    if not (folder / WEIGHTS).is_file():
+    """Train into `folder`: `model.pt` (state of an SFCNet) and `history.json`, which is empty where the section names
+    a network that is trained already.
+
+    Raises:
+        UserError: that network does not fit the backbone or the classes.
+    """
+    if (folder / WEIGHTS).is_file():
+        return
+    if section.weights is None:
         engine.train(train, section, backbone, data, split, seed, folder=folder)
+        return
+    net = SFCNet(backbone.model_copy(update={"weights": None}), len(data.classes))
+    load_checkpoint(net, Path(section.weights), "classifier.weights")
+    save(net, [], folder)

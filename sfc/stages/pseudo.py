@@ -3,47 +3,111 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from sfc.config import Pseudo
 from sfc.data import Dataset, Split
 from sfc.data.images import read_mask, write_mask
-from sfc.engine import Engine, shards
-from sfc.maps import load_maps
+from sfc.engine import Engine, default_device, shards
+from sfc.maps import load_edge, load_maps
 from sfc.metrics import class_iou, confusion, summarise
-from sfc.refine.crf import crf_labels
-from sfc.refine.seeds import hard_labels
+from sfc.refine.crf import crf_labels, ir_labels
+from sfc.refine.random_walk import walk_labels
+from sfc.refine.seeds import as_classes, hard_labels, ruled_maps
 from sfc.store import write_atomic
 
 VERSION = 1
 LABELS = "labels"
+BATCH_PIXELS = 16 * 512 * 512
+"""Images of one size walk together on a GPU up to this many pixels; it changes the speed alone."""
+
+
+def _walked(
+    indices: Sequence[int], section: Pseudo, maps: Path, edges: Path, split: Split
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and label (H, W) of some images by the random walk. On a GPU, images of one size and number of labels walk
+    together, which costs little more than one; a CPU works best on what fits its cache, one image."""
+    device = default_device()
+    limit = BATCH_PIXELS if device.type == "cuda" else 0
+    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray, Tensor, Tensor]]] = {}
+
+    def flush(shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
+        group = waiting.pop(shape)
+        fused, edge = (torch.stack([item[n] for item in group]).to(device) for n in (2, 3))
+        for (i, keys, *_), label in zip(group, walk_labels(fused, edge, section.walk).cpu().numpy(), strict=True):
+            yield i, as_classes(label, keys)
+
+    for i in indices:
+        keys, cam, prototype = load_maps(maps / f"{split.ids[i]}.npz")
+        fused = ruled_maps(cam, prototype, section, section.walk.fusion)
+        group = waiting.setdefault(tuple(fused.shape), [])
+        group.append((i, keys, fused, load_edge(edges / f"{split.ids[i]}.npz")))
+        if (len(group) + 1) * fused[0].numel() > limit:
+            yield from flush(tuple(fused.shape))
+    for shape in list(waiting):
+        yield from flush(shape)
+
+
+def _direct(
+    indices: Sequence[int], section: Pseudo, maps: Path, data: Dataset, split: Split
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and label (H, W) of some images by argmax, or by a CRF on it."""
+    for i in indices:
+        name = split.ids[i]
+        keys, cam, prototype = load_maps(maps / f"{name}.npz")
+        label = hard_labels(cam, prototype, section)
+        if section.method == "crf":
+            image = np.asarray(data.image(name))
+            if section.void_unsure:
+                label = ir_labels(image, ruled_maps(cam, prototype, section, section.fusion).numpy(), section.crf)
+            else:
+                label = crf_labels(image, label, len(keys), section.crf)
+        yield i, as_classes(label, keys)
 
 
 def _shard(
-    indices: Sequence[int], folder: Path, section: Pseudo, maps: Path, data: Dataset, split: Split
+    indices: Sequence[int],
+    folder: Path,
+    section: Pseudo,
+    maps: Path,
+    edges: Path | None,
+    data: Dataset,
+    split: Split,
 ) -> np.ndarray:
     """Write the labels of some images, those that are there already apart; their confusion matrix."""
+    paths = {i: folder / f"{split.ids[i]}.png" for i in indices}
+    missing = [i for i, path in paths.items() if not path.is_file()]
+    if section.method == "irn":
+        if edges is None:
+            raise ValueError("the method irn needs edges")
+        made = _walked(missing, section, maps, edges, split)
+    else:
+        made = _direct(missing, section, maps, data, split)
+    for i, label in made:
+        write_mask(paths[i], label)
     matrix = np.zeros((len(data.classes) + 1, len(data.classes) + 2), np.int64)
-    for i in indices:
-        name = split.ids[i]
-        path = folder / f"{name}.png"
-        if not path.is_file():
-            keys, cam, prototype = load_maps(maps / f"{name}.npz")
-            label = hard_labels(cam, prototype, section)
-            if section.method == "crf":
-                label = crf_labels(np.asarray(data.image(name)), label, len(keys), section.crf)
-            write_mask(path, keys[label].astype(np.uint8))
-        if split.has_masks:
-            matrix += confusion(data.mask(name), read_mask(path), len(data.classes) + 1)
+    if split.has_masks:
+        for i, path in paths.items():
+            matrix += confusion(data.mask(split.ids[i]), read_mask(path), len(data.classes) + 1)
     return matrix
 
 
 def run(
-    folder: Path, engine: Engine, *, section: Pseudo, maps: Path, data: Dataset, split: Split, counts: np.ndarray
+    folder: Path,
+    engine: Engine,
+    *,
+    section: Pseudo,
+    maps: Path,
+    edges: Path | None = None,
+    data: Dataset,
+    split: Split,
+    counts: np.ndarray,
 ) -> None:
     """Write `labels/ID.png` for every image and, where the split has masks, `metrics.json` and `confusion.npy`.
 
@@ -52,13 +116,14 @@ def run(
         engine: spreads the images over processes (the CRF holds Python's lock, so threads would not help).
         section: how.
         maps: folder of the split's maps.
+        edges: folder of the split's edges, for the method irn.
         data, split: what the maps are of.
         counts: (C,) training images of each class.
     """
     labels = folder / LABELS
     labels.mkdir(exist_ok=True)
-    work = partial(_shard, folder=labels, section=section, maps=maps, data=data, split=split)
-    matrix = np.sum(list(engine.map(work, shards(len(split)))), 0)
+    work = partial(_shard, folder=labels, section=section, maps=maps, edges=edges, data=data, split=split)
+    matrix = np.sum(list(engine.map(work, shards(len(split)), gpu=section.method == "irn")), 0)
     if split.has_masks:
         metrics = summarise(matrix, counts) | {"iou": [round(float(v), 6) for v in class_iou(matrix)]}
         np.save(folder / "confusion.npy", matrix)
