@@ -7,13 +7,13 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from sfc.config import Config
+from sfc.config import Backbone, Config
 from sfc.data import Dataset, Split, open_dataset
 from sfc.engine import Engine, default_device
 from sfc.errors import UserError
@@ -37,6 +37,9 @@ class Result:
     """By class, background first; `seed`, `seed_val`, `pseudo`, `val`."""
     folders: dict[str, Path] = field(default_factory=dict)
     """Outputs by stage."""
+    conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """How the numbers under a first name came about, where that is not in the settings' names: `test_time`, the
+    presets and scales of `val`; `initialisation`, what its network started from."""
     label_source: str = ""
     """Where the image labels come from: csv, xml or masks."""
 
@@ -46,6 +49,15 @@ def supervision(config: Config, split: str, *, tuned_here: bool = False) -> Supe
     if tuned_here or config.selected_on == split:
         return "same masks"
     return "image-labels" if config.selected_on is None else "held-out masks"
+
+
+def by_content(backbone: Backbone) -> dict[str, Any]:
+    """The section for a key: a file of weights is named by its content instead of its place."""
+    section = backbone.model_dump(mode="json")
+    if backbone.weights and Path(backbone.weights).is_file():
+        with Path(backbone.weights).open("rb") as file:
+            section["weights"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return section
 
 
 class Pipeline:
@@ -64,20 +76,17 @@ class Pipeline:
         self.config, self.store, self.engine = config, store, engine
         self.data: Dataset = open_dataset(config.data, cache=store.root / "readable")
         self.split: Callable[[str], Split] = cache(self.data.split)
+        self._by_content = cache(by_content)
         self._done: dict[str, Path] = {}
 
     @property
     def train(self) -> Split:
         return self.split(self.config.data.train)
 
-    @cached_property
-    def _backbone(self) -> dict[str, Any]:
-        """The backbone's section, a file of weights named by its content instead of its place."""
-        section = self.config.backbone.model_dump(mode="json")
-        if section["weights"] and Path(section["weights"]).is_file():
-            with Path(section["weights"]).open("rb") as file:
-                section["weights"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
-        return section
+    @property
+    def segmentation_backbone(self) -> Backbone:
+        """The segmentation model's own backbone, or the classifier's."""
+        return self.config.segmentation.backbone or self.config.backbone
 
     def _get(
         self,
@@ -118,7 +127,7 @@ class Pipeline:
             classifier.VERSION,
             {
                 "classifier": config.classifier.model_dump(mode="json"),
-                "backbone": self._backbone,
+                "backbone": self._by_content(config.backbone),
                 "seed": config.seed,
             },
             [],
@@ -208,8 +217,8 @@ class Pipeline:
             "segmentation",
             segmentation.VERSION,
             {
-                "segmentation": config.segmentation.model_dump(mode="json"),
-                "backbone": self._backbone,
+                "segmentation": config.segmentation.model_dump(mode="json", exclude={"backbone"}),
+                "backbone": self._by_content(self.segmentation_backbone),
                 "seed": config.seed,
             },
             [labels],
@@ -218,7 +227,7 @@ class Pipeline:
                 folder,
                 self.engine,
                 section=config.segmentation,
-                backbone=config.backbone,
+                backbone=self.segmentation_backbone,
                 labels=labels / pseudo.LABELS,
                 data=self.data,
                 split=self.train,
@@ -240,7 +249,7 @@ class Pipeline:
                 self.engine,
                 section=config.evaluation,
                 segmentation=config.segmentation,
-                backbone=config.backbone,
+                backbone=self.segmentation_backbone,
                 model=model,
                 data=self.data,
                 split=self.split(config.data.val),
@@ -269,6 +278,7 @@ class Pipeline:
         best = metrics.pop("best", {})
         result.iou[name] = metrics.pop("iou")
         best.pop("iou", None)
+        result.conditions[name] = {key: metrics.pop(key) for key in ("test_time", "initialisation") if key in metrics}
         for prefix, numbers, tuned_here in ((f"{name}/", metrics, False), (f"{name}/best_", best, True)):
             for key, value in numbers.items():
                 result.metrics[prefix + key] = value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -14,20 +13,17 @@ from sfc.data import Dataset, Split
 from sfc.data.images import read_mask, write_mask
 from sfc.engine import Engine, shards
 from sfc.maps import load_maps
-from sfc.metrics import class_iou, confusion, summarise
 from sfc.refine.crf import crf_labels
 from sfc.refine.seeds import hard_labels
-from sfc.store import write_atomic
+from sfc.scores import Tally, merge
 
-VERSION = 1
+VERSION = 2
 LABELS = "labels"
 
 
-def _shard(
-    indices: Sequence[int], folder: Path, section: Pseudo, maps: Path, data: Dataset, split: Split
-) -> np.ndarray:
-    """Write the labels of some images, those that are there already apart; their confusion matrix."""
-    matrix = np.zeros((len(data.classes) + 1, len(data.classes) + 2), np.int64)
+def _shard(indices: Sequence[int], folder: Path, section: Pseudo, maps: Path, data: Dataset, split: Split) -> Tally:
+    """Write the labels of some images, those that are there already apart; their counts."""
+    tally = Tally(len(data.classes) + 1)
     for i in indices:
         name = split.ids[i]
         path = folder / f"{name}.png"
@@ -38,14 +34,14 @@ def _shard(
                 label = crf_labels(np.asarray(data.image(name)), label, len(keys), section.crf)
             write_mask(path, keys[label].astype(np.uint8))
         if split.has_masks:
-            matrix += confusion(data.mask(name), read_mask(path), len(data.classes) + 1)
-    return matrix
+            tally.add(name, data.mask(name), read_mask(path))
+    return tally
 
 
 def run(
     folder: Path, engine: Engine, *, section: Pseudo, maps: Path, data: Dataset, split: Split, counts: np.ndarray
 ) -> None:
-    """Write `labels/ID.png` for every image and, where the split has masks, `metrics.json` and `confusion.npy`.
+    """Write `labels/ID.png` for every image and, where the split has masks, its scores (`Tally.write`).
 
     Args:
         folder: output.
@@ -58,8 +54,6 @@ def run(
     labels = folder / LABELS
     labels.mkdir(exist_ok=True)
     work = partial(_shard, folder=labels, section=section, maps=maps, data=data, split=split)
-    matrix = np.sum(list(engine.map(work, shards(len(split)))), 0)
+    tally = merge(engine.map(work, shards(len(split))))
     if split.has_masks:
-        metrics = summarise(matrix, counts) | {"iou": [round(float(v), 6) for v in class_iou(matrix)]}
-        np.save(folder / "confusion.npy", matrix)
-        write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1))
+        tally.write(folder, counts)
