@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from sfc.distribution import Weighting
 
@@ -32,7 +33,8 @@ def _named_scales(value: object) -> object:
     if not isinstance(value, str):
         return tuple(value) if isinstance(value, list) else value  # behind this function a list is no tuple any more
     if value not in SCALE_PRESETS:
-        raise ValueError(f"no scales are called {value!r}; known: {', '.join(SCALE_PRESETS)}, or a list of factors")
+        known = ", ".join(SCALE_PRESETS)
+        raise PydanticCustomError("unknown_scales", "Input should be {known} or a list of factors", {"known": known})
     return SCALE_PRESETS[value]
 
 
