@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from sfc.distribution import Weighting
 
@@ -22,6 +23,25 @@ Precision = Literal["auto", "bf16", "fp32"]
 Optimiser = Literal["sgd", "sgd_as_published"]
 """SGD with the momentum of its section; or with the weight decay in the momentum's place, as the published optimiser
 hands its arguments on (method.md section 1)."""
+
+SCALE_PRESETS: dict[str, tuple[float, ...]] = {
+    "single": (1.0,),
+    "three": (1.0, 0.75, 1.25),
+    "five": (1.0, 0.5, 0.75, 1.25, 1.5),
+}
+"""Names for scales at test time; a name and its scales are the same setting."""
+
+
+def _named_scales(value: object) -> object:
+    if not isinstance(value, str):
+        return tuple(value) if isinstance(value, list) else value  # behind this function a list is no tuple any more
+    if value not in SCALE_PRESETS:
+        known = ", ".join(SCALE_PRESETS)
+        raise PydanticCustomError("unknown_scales", "Input should be {known} or a list of factors", {"known": known})
+    return SCALE_PRESETS[value]
+
+
+TestScales = Annotated[Scales, BeforeValidator(_named_scales)]
 
 
 class Section(BaseModel):
@@ -238,7 +258,15 @@ class Pseudo(Section):
 class Segmentation(Section):
     """Training of the segmentation model on pseudo-labels."""
 
+    architecture: Literal["deeplabv3", "deeplabv2"] = "deeplabv3"
+    """`deeplabv2`: output stride 8, summed branches, the head's bias at twice `head_lr` without weight decay."""
+    backbone: Backbone | None = None
+    """A network and weights of its own; None: the classifier's section. What is not said here has its default."""
+    loss: Literal["cross_entropy", "balanced"] = "cross_entropy"
+    """`balanced`: the mean over background pixels and the mean over foreground pixels, averaged."""
     epochs: Count = 10
+    iterations: Count | None = None
+    """Steps in all, for published schedules; None: as many as `epochs` has."""
     batch: Annotated[int, Field(ge=2)] = 10
     crop: Annotated[int, Field(ge=32)] = 321
     resize: tuple[Positive, Positive] | None = (0.5, 1.5)
@@ -250,24 +278,29 @@ class Segmentation(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 5e-4
     clip: Positive = 10.0
     power: Annotated[float, Field(ge=0)] = 0.9
-    rates: Annotated[tuple[Count, ...], Field(min_length=1)] = (6, 12, 18)
-    """Dilations of DeepLabV3's parallel branches."""
+    rates: Annotated[tuple[Count, ...], Field(min_length=1)] | None = None
+    """Dilations of the parallel branches; None: 6, 12, 18 for deeplabv3, 6, 12, 18, 24 for deeplabv2."""
     start: Literal["backbone", "classifier"] = "backbone"
     """Its backbone starts from the weights of the backbone's section, or from the trained classifier's."""
     precision: Precision = "auto"
 
     @model_validator(mode="after")
     def _range(self) -> Segmentation:
+        if self.start == "classifier" and self.backbone is not None:
+            raise ValueError("start: a backbone of its own can't start from the classifier's weights")
         if self.resize and self.resize[0] > self.resize[1]:
             raise ValueError(f"resize: an empty range, {list(self.resize)}")
         return self
 
 
 class Evaluation(Section):
-    """Prediction on the reporting split."""
+    """Prediction on the reporting split (method.md section 4); stored with every number as its `test_time`."""
 
-    scales: Scales = (1.0, 0.75, 1.25)
+    scales: TestScales = SCALE_PRESETS["three"]
+    """Factors, or the name of a preset: single, three, five."""
     mirror: bool = True
+    crf: Literal["none", "deeplab", "seam", "toco", "weclip"] = "none"
+    """Dense CRF on the averaged probabilities, with the settings of a published work."""
     precision: Precision = "auto"
 
 

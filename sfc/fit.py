@@ -65,6 +65,7 @@ def fit(
     numerics: Numerics,
     *,
     epochs: int,
+    steps: int | None = None,
     momentum: float,
     weight_decay: float,
     clip: float | None,
@@ -86,6 +87,7 @@ def fit(
         plan: all batches of an epoch (from 0); asked for every epoch in order, also when resuming.
         numerics: device and precision.
         epochs: in all.
+        steps: in all, where the plan's epochs differ in length; None: as many as the epochs at hand.
         momentum, weight_decay, clip, power: of the optimiser; `clip` bounds the gradient's norm, None: nothing does.
         seed: of everything that is random in a step.
         optimiser: which.
@@ -99,7 +101,7 @@ def fit(
     model = numerics.place(model)
     sgd = build_optimiser(groups, optimiser, momentum=momentum, weight_decay=weight_decay)
     rates = [group["lr"] for group in sgd.param_groups]
-    start, history = 0, []
+    start, history, planned = 0, [], 0
     if (state := context.restore()) is not None:
         model.load_state_dict(state["model"])
         sgd.load_state_dict(state["optimiser"])
@@ -109,7 +111,8 @@ def fit(
     trained = DistributedDataParallel(model, find_unused_parameters=True) if several else model
 
     for epoch in range(epochs):
-        batches = plan(epoch)
+        batches, first = plan(epoch), planned
+        planned += len(batches)
         if epoch < start:
             continue
         model.train()
@@ -125,10 +128,10 @@ def fit(
         begin, images = time.monotonic(), 0
         for number, crop in enumerate(loader):
             crop = Crop(*(tensor.to(numerics.device, non_blocking=True) for tensor in crop))
-            step, steps = epoch * len(batches) + number, epochs * len(batches)
-            decay(sgd, rates, step, steps, power)
+            step, whole = first + number, steps or epochs * len(batches)
+            decay(sgd, rates, step, whole, power)
             with numerics.autocast():
-                losses = trained(crop, step / steps)
+                losses = trained(crop, step / whole)
             share = len(crop.image) * context.world_size / len(batches[number])
             total = losses["total"] * share
             if not torch.isfinite(total):  # waits for the device; a run that goes on with NaN costs more

@@ -14,26 +14,39 @@ def confusion(truth: np.ndarray, predicted: np.ndarray, channels: int) -> np.nda
 
     Args:
         truth: uint8 class indices, 255 = void, which never counts.
-        predicted: the same shape; 255 = predicted void, which counts as wrong.
-        channels: K, with the background.
+        predicted: uint8 of the same shape; 255 = predicted void, which counts as wrong.
+        channels: K, with the background; at most 255.
 
     Returns:
         (K, K + 1) int64: rows are the truth, columns the prediction, the last one predicted void.
     """
-    counted = truth != VOID
-    if predicted.size and ((predicted >= channels) & (predicted != VOID)).any():
-        raise ValueError(f"a predicted class of {int(predicted[predicted != VOID].max())}, with {channels} channels")
-    column = np.where(predicted == VOID, channels, predicted).astype(np.int64)[counted]
-    index = truth[counted].astype(np.int64) * (channels + 1) + column
-    return np.bincount(index, minlength=channels * (channels + 1)).reshape(channels, channels + 1)
+    if truth.shape != predicted.shape:
+        raise ValueError(f"a prediction of shape {predicted.shape} for a mask of shape {truth.shape}")
+    # Both values as one of 65,536: no mask, no copy of the counted pixels, no wide intermediate.
+    pairs = (truth.astype(np.uint16) << 8 | predicted.astype(np.uint16)).ravel()
+    table = np.bincount(pairs, minlength=1 << 16).reshape(256, 256)[:VOID]
+    for what, wrong in (("true", table[channels:].sum(1)), ("predicted", table[:, channels:VOID].sum(0))):
+        if wrong.any():
+            raise ValueError(f"a {what} class of {channels + int(wrong.nonzero()[0].max())}, with {channels} channels")
+    return np.concatenate([table[:channels, :channels], table[:channels, VOID:]], axis=1)
+
+
+def pixel_counts(matrix: np.ndarray) -> np.ndarray:
+    """(..., K, K or K + 1) -> (..., K, 3) int64: true positive, predicted and true pixels of each class."""
+    hit = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return np.stack([hit, matrix.sum(-2)[..., : matrix.shape[-2]], matrix.sum(-1)], axis=-1)
+
+
+def iou_of(pixels: np.ndarray) -> np.ndarray:
+    """(..., K, 3) from `pixel_counts` -> (..., K) float64; NaN for a class that neither occurs nor is predicted."""
+    hit, predicted, true = np.moveaxis(pixels.astype(np.float64), -1, 0)
+    union = predicted + true - hit
+    return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:
     """(..., K, K or K + 1) -> (..., K) float64; NaN for a class that neither occurs nor is predicted."""
-    channels = matrix.shape[-2]
-    hit = np.diagonal(matrix, axis1=-2, axis2=-1).astype(np.float64)
-    union = matrix.sum(-1) + matrix[..., :channels].sum(-2) - hit
-    return np.divide(hit, union, out=np.full(hit.shape, np.nan), where=union > 0)
+    return iou_of(pixel_counts(matrix))
 
 
 def frequency_thirds(counts: Sequence[int] | np.ndarray) -> dict[str, np.ndarray]:
@@ -50,19 +63,32 @@ def summarise(matrix: np.ndarray, counts: Sequence[int] | np.ndarray) -> dict[st
         counts: (C,) training images of each foreground class.
 
     Returns:
+        As `summarise_pixels`; without `coverage` where the matrix has no column of predicted void.
+    """
+    result = summarise_pixels(pixel_counts(matrix), counts)
+    if matrix.shape[1] == len(matrix):
+        del result["coverage"]
+    return result
+
+
+def summarise_pixels(pixels: np.ndarray, counts: Sequence[int] | np.ndarray) -> dict[str, float]:
+    """Numbers of a data set's pixel counts, in [0, 1].
+
+    Args:
+        pixels: (K, 3) true positive, predicted and true pixels of each class.
+        counts: (C,) training images of each foreground class.
+
+    Returns:
         `miou` over all K classes that occur, `miou_head`, `miou_middle`, `miou_tail` over thirds of the foreground,
         `accuracy`, and `coverage`, the part of the pixels with a prediction.
     """
-    iou = class_iou(matrix)
-    pixels = max(1, int(matrix.sum()))
+    iou = iou_of(pixels)
+    hit, predicted, true = (int(number) for number in pixels.sum(0))
     result = {"miou": float(np.nanmean(iou)) if np.isfinite(iou).any() else 0.0}
     for name, classes in frequency_thirds(counts).items():
         if len(classes) and np.isfinite(iou[classes]).any():
             result[f"miou_{name}"] = float(np.nanmean(iou[classes]))
-    result["accuracy"] = float(np.trace(matrix[:, : len(matrix)]) / pixels)
-    if matrix.shape[1] > len(matrix):
-        result["coverage"] = float(1 - matrix[:, -1].sum() / pixels)
-    return result
+    return result | {"accuracy": hit / max(1, true), "coverage": predicted / true if true else 1.0}
 
 
 THRESHOLDS = np.round(np.arange(0, 0.601, 0.01), 2)

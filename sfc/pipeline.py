@@ -7,13 +7,13 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import cache, cached_property
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from sfc.config import Affinity, Classifier, Config, Section
+from sfc.config import Affinity, Backbone, Classifier, Config
 from sfc.data import Dataset, Split, open_dataset
 from sfc.engine import Engine, default_device
 from sfc.errors import UserError
@@ -37,6 +37,9 @@ class Result:
     """By class, background first; `seed`, `seed_val`, `pseudo`, `val`."""
     folders: dict[str, Path] = field(default_factory=dict)
     """Outputs by stage."""
+    conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """How the numbers under a first name came about, where that is not in the settings' names: `test_time`, the
+    presets and scales of `val`; `initialisation`, what its network started from."""
     label_source: str = ""
     """Where the image labels come from: csv, xml or masks."""
 
@@ -48,11 +51,11 @@ def supervision(config: Config, split: str, *, tuned_here: bool = False) -> Supe
     return "image-labels" if config.selected_on is None else "held-out masks"
 
 
-def _by_content(section: Section) -> dict[str, Any]:
-    """A section whose file of weights is named by its content instead of its place."""
+def by_content(section: Backbone | Classifier | Affinity) -> dict[str, Any]:
+    """A section for a key: a file of weights is named by its content instead of its place."""
     values = section.model_dump(mode="json")
-    if values["weights"] and Path(values["weights"]).is_file():
-        with Path(values["weights"]).open("rb") as file:
+    if section.weights and Path(section.weights).is_file():
+        with Path(section.weights).open("rb") as file:
             values["weights"] = hashlib.file_digest(file, "sha256").hexdigest()[:16]
     return values
 
@@ -73,15 +76,12 @@ class Pipeline:
         self.config, self.store, self.engine = config, store, engine
         self.data: Dataset = open_dataset(config.data, cache=store.root / "readable")
         self.split: Callable[[str], Split] = cache(self.data.split)
+        self._by_content = cache(by_content)
         self._done: dict[str, Path] = {}
 
     @property
     def train(self) -> Split:
         return self.split(self.config.data.train)
-
-    @cached_property
-    def _backbone(self) -> dict[str, Any]:
-        return _by_content(self.config.backbone)
 
     def _trained(self, name: Literal["classifier", "affinity"]) -> dict[str, Any]:
         """The section of a network that a file may give.
@@ -92,7 +92,12 @@ class Pipeline:
         section: Classifier | Affinity = getattr(self.config, name)
         if section.weights is not None and not Path(section.weights).is_file():
             raise UserError(f"{name}.weights: there is no file {section.weights}")
-        return _by_content(section)
+        return self._by_content(section)
+
+    @property
+    def segmentation_backbone(self) -> Backbone:
+        """The segmentation model's own backbone, or the classifier's."""
+        return self.config.segmentation.backbone or self.config.backbone
 
     def _get(
         self,
@@ -133,7 +138,7 @@ class Pipeline:
             classifier.VERSION,
             {
                 "classifier": self._trained("classifier"),
-                "backbone": self._backbone,
+                "backbone": self._by_content(config.backbone),
                 "seed": config.seed,
             },
             [],
@@ -206,7 +211,7 @@ class Pipeline:
             {
                 "affinity": self._trained("affinity"),
                 "pseudo": config.pseudo.model_dump(mode="json", include=labels),
-                "backbone": self._backbone,
+                "backbone": self._by_content(config.backbone),
                 "seed": config.seed,
             },
             [network, maps],
@@ -276,8 +281,8 @@ class Pipeline:
             "segmentation",
             segmentation.VERSION,
             {
-                "segmentation": config.segmentation.model_dump(mode="json"),
-                "backbone": self._backbone,
+                "segmentation": config.segmentation.model_dump(mode="json", exclude={"backbone"}),
+                "backbone": self._by_content(self.segmentation_backbone),
                 "seed": config.seed,
             },
             [labels],
@@ -286,7 +291,7 @@ class Pipeline:
                 folder,
                 self.engine,
                 section=config.segmentation,
-                backbone=config.backbone,
+                backbone=self.segmentation_backbone,
                 labels=labels / pseudo.LABELS,
                 start=start,
                 data=self.data,
@@ -309,7 +314,7 @@ class Pipeline:
                 self.engine,
                 section=config.evaluation,
                 segmentation=config.segmentation,
-                backbone=config.backbone,
+                backbone=self.segmentation_backbone,
                 model=model,
                 data=self.data,
                 split=self.split(config.data.val),
@@ -343,6 +348,7 @@ class Pipeline:
         best = metrics.pop("best", {})
         result.iou[name] = metrics.pop("iou")
         best.pop("iou", None)
+        result.conditions[name] = {key: metrics.pop(key) for key in ("test_time", "initialisation") if key in metrics}
         for prefix, numbers, tuned_here in (
             (f"{name}/", metrics, self._chosen_on(split)),
             (f"{name}/best_", best, True),

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -109,6 +109,14 @@ def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def section_of(annotation: Any) -> type[BaseModel] | None:
+    """The section class that a field holds, `Section | None` too; None for a plain setting."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
+
+
 def field_at(address: Sequence[str | int]) -> type[BaseModel] | Any | None:
     """The section class or the field that an address such as ("classifier", "lr") names, or None."""
     model: Any = Config
@@ -116,10 +124,10 @@ def field_at(address: Sequence[str | int]) -> type[BaseModel] | Any | None:
         if not (isinstance(model, type) and issubclass(model, BaseModel)) or key not in model.model_fields:
             return None
         field = model.model_fields[str(key)]
-        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        nested = section_of(field.annotation)
         if i == len(address) - 1:
-            return field.annotation if nested else field
-        model = field.annotation
+            return nested or field
+        model = nested
     return model
 
 
@@ -129,8 +137,8 @@ def setting_names() -> list[str]:
     def names(model: type[BaseModel], prefix: str) -> list[str]:
         found = []
         for key, field in model.model_fields.items():
-            nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
-            found += names(field.annotation, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
+            nested = section_of(field.annotation)
+            found += names(nested, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
         return found
 
     return names(Config, "")
@@ -254,10 +262,11 @@ def change_config(config: Config, changes: dict[str, Any]) -> Config:
 def absolute(config: Config) -> Config:
     """`config` with its paths made absolute, so that it means the same in another process's working folder."""
     changes: dict[str, Any] = {"data.root": str(Path(config.data.root).absolute())}
-    for name in ("backbone", "classifier", "affinity"):
-        weights = getattr(config, name).weights
-        if weights and Path(weights).is_file():
-            changes[f"{name}.weights"] = str(Path(weights).absolute())
+    sections = {name: getattr(config, name) for name in ("backbone", "classifier", "affinity")}
+    sections["segmentation.backbone"] = config.segmentation.backbone
+    for name, section in sections.items():
+        if section and section.weights and Path(section.weights).is_file():
+            changes[f"{name}.weights"] = str(Path(section.weights).absolute())
     return change_config(config, changes)
 
 

@@ -116,6 +116,7 @@ def run_final(
         "metrics": result.metrics,
         "supervision": result.supervision,
         "iou": result.iou,
+        "conditions": result.conditions,
         "label_source": result.label_source,
         "folders": {name: str(path) for name, path in result.folders.items()},
     }

@@ -18,7 +18,7 @@ Name = Literal["small", "resnet18", "resnet50", "resnet101", "mobilenet_v2"]
 
 
 class Backbone(nn.Module):
-    """A stem and four stages; the output stride is 16 (`small`: 4).
+    """A stem and four stages; the output stride is 16, or 8 for a dilated ResNet (`small`: 4).
 
     Args:
         stem: module before the first stage.
@@ -84,11 +84,15 @@ def _small() -> tuple[nn.Module, list[nn.Module], list[int]]:
     return stem, blocks, channels
 
 
-def _resnet(network: nn.Module) -> tuple[nn.Module, list[nn.Module], list[int]]:
+def _resnet(network: nn.Module, output_stride: int) -> tuple[nn.Module, list[nn.Module], list[int]]:
     first = network.layer4[0]
-    for module in first.modules():  # layer4 keeps its resolution: output stride 16 without dilation
-        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
-            module.stride = (1, 1)
+    # layer4 keeps its resolution without dilation at output stride 16; DeepLabV2 dilates layer3 and layer4 at 8.
+    for layer, dilation in [(network.layer4, 1)] if output_stride == 16 else [(network.layer3, 2), (network.layer4, 4)]:
+        for module in layer.modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+                if module.kernel_size == (3, 3):
+                    module.dilation = module.padding = (dilation, dilation)
     stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
     width = first.conv1.in_channels
     channels = [width // 4, width // 2, width, 2 * width]
@@ -116,8 +120,12 @@ def _load(network: nn.Module, file: Path) -> None:
     network.load_state_dict(given, strict=False)
 
 
-def build_backbone(section: BackboneSection) -> Backbone:
+def build_backbone(section: BackboneSection, output_stride: Literal[8, 16] = 16) -> Backbone:
     """The configured backbone with its weights.
+
+    Args:
+        section: which, its weights, what is frozen.
+        output_stride: of a ResNet; mobilenet_v2 (16) and small (4) have strides of their own.
 
     Raises:
         UserError: the weights file is missing, unreadable, or made for another network.
@@ -139,5 +147,5 @@ def build_backbone(section: BackboneSection) -> Backbone:
         ) from None
     if section.weights and not named:
         _load(network, Path(section.weights))
-    parts = _mobilenet(network) if section.name == "mobilenet_v2" else _resnet(network)
+    parts = _mobilenet(network) if section.name == "mobilenet_v2" else _resnet(network, output_stride)
     return Backbone(*parts, section.frozen_stages, section.freeze_norm)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pydensecrf.densecrf as densecrf
-from pydensecrf.utils import unary_from_labels
+from pydensecrf.utils import unary_from_labels, unary_from_softmax
 
 from sfc.config import Crf
 from sfc.data.images import VOID
 
 WEAK_BACKGROUND = 0.5
 """Factor of the background's map where foreground is sought that the maps themselves do not show."""
+
+CLIP = 1e-5
+"""Smallest probability that enters a unary energy."""
 
 
 def crf_labels(image_HW3: np.ndarray, label_HW: np.ndarray, channels: int, section: Crf) -> np.ndarray:
@@ -25,21 +30,18 @@ def crf_labels(image_HW3: np.ndarray, label_HW: np.ndarray, channels: int, secti
     Returns:
         (H, W) uint8 indices into the same space.
     """
-    height, width = label_HW.shape
     if channels < 2:
         return label_HW.astype(np.uint8)
-    field = densecrf.DenseCRF2D(width, height, channels)
     unary = unary_from_labels(label_HW.astype(np.int32), channels, gt_prob=section.gt_prob, zero_unsure=False)
-    field.setUnaryEnergy(np.ascontiguousarray(unary, np.float32))
-    field.addPairwiseGaussian(sxy=section.gaussian_sxy, compat=section.gaussian_compat)
-    field.addPairwiseBilateral(
-        sxy=section.bilateral_sxy,
-        srgb=section.bilateral_srgb,
-        rgbim=np.array(image_HW3, order="C"),  # pydensecrf refuses read-only memory
-        compat=section.bilateral_compat,
+    kernels = Kernels(
+        section.iterations,
+        section.gaussian_compat,
+        section.gaussian_sxy,
+        section.bilateral_compat,
+        section.bilateral_sxy,
+        section.bilateral_srgb,
     )
-    marginals = np.array(field.inference(section.iterations)).reshape(channels, height, width)
-    return marginals.argmax(0).astype(np.uint8)
+    return _inference(image_HW3, unary, kernels).argmax(0).astype(np.uint8)
 
 
 def ir_labels(image_HW3: np.ndarray, fused_KHW: np.ndarray, section: Crf) -> np.ndarray:
@@ -58,3 +60,58 @@ def ir_labels(image_HW3: np.ndarray, fused_KHW: np.ndarray, section: Crf) -> np.
     weak[0] *= WEAK_BACKGROUND
     first, second = (crf_labels(image_HW3, m.argmax(0), len(m), section) for m in (fused_KHW, weak))
     return np.where((first == 0) & (second != 0), VOID, first).astype(np.uint8)
+
+
+class Kernels(NamedTuple):
+    """Of a dense CRF, in the order in which method.md section 4 lists them."""
+
+    iterations: int
+    pos_w: float
+    pos_xy: float
+    """Pixels."""
+    bi_w: float
+    bi_xy: float
+    """Pixels."""
+    bi_rgb: float
+    """Of 255."""
+
+
+PRESETS = {
+    "deeplab": Kernels(10, 3, 1, 4, 67, 3),
+    "seam": Kernels(1, 3, 3, 10, 32, 13),
+    "toco": Kernels(10, 1, 1, 4, 121, 5),
+    "weclip": Kernels(10, 3, 3, 4, 64, 5),
+}
+"""Test-time settings by the work that published with them."""
+
+
+def crf_probabilities(image_HW3: np.ndarray, probability_KHW: np.ndarray, kernels: Kernels) -> np.ndarray:
+    """Labels after a dense CRF on class probabilities.
+
+    Args:
+        image_HW3: (H, W, 3) uint8 RGB.
+        probability_KHW: (K, H, W) float, over all classes or those that matter; below 1e-5 counts as 1e-5.
+        kernels: one of `PRESETS`, or others.
+
+    Returns:
+        (H, W) uint8 indices into the K.
+    """
+    if len(probability_KHW) < 2:
+        return np.zeros(probability_KHW.shape[1:], np.uint8)
+    unary = unary_from_softmax(np.asarray(probability_KHW, np.float32), clip=CLIP)
+    return _inference(image_HW3, unary, kernels).argmax(0).astype(np.uint8)
+
+
+def _inference(image_HW3: np.ndarray, unary: np.ndarray, kernels: Kernels) -> np.ndarray:
+    """Marginals (K, H, W) float32 from unary energies (K, H x W)."""
+    height, width = image_HW3.shape[:2]
+    field = densecrf.DenseCRF2D(width, height, len(unary))
+    field.setUnaryEnergy(np.ascontiguousarray(unary, np.float32))
+    field.addPairwiseGaussian(sxy=kernels.pos_xy, compat=kernels.pos_w)
+    field.addPairwiseBilateral(
+        sxy=kernels.bi_xy,
+        srgb=kernels.bi_rgb,
+        rgbim=np.array(image_HW3, order="C"),  # pydensecrf refuses read-only memory
+        compat=kernels.bi_w,
+    )
+    return np.array(field.inference(kernels.iterations)).reshape(-1, height, width)

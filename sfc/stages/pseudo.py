@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -16,13 +15,12 @@ from sfc.data import Dataset, Split
 from sfc.data.images import read_mask, write_mask
 from sfc.engine import Engine, default_device, shards
 from sfc.maps import load_edge, load_maps
-from sfc.metrics import class_iou, confusion, summarise
 from sfc.refine.crf import crf_labels, ir_labels
 from sfc.refine.random_walk import walk_labels
 from sfc.refine.seeds import as_classes, hard_labels, ruled_maps
-from sfc.store import write_atomic
+from sfc.scores import Tally, merge
 
-VERSION = 1
+VERSION = 2
 LABELS = "labels"
 BATCH_PIXELS = 16 * 512 * 512
 """Images of one size walk together on a GPU up to this many pixels; it changes the speed alone."""
@@ -79,8 +77,8 @@ def _shard(
     edges: Path | None,
     data: Dataset,
     split: Split,
-) -> np.ndarray:
-    """Write the labels of some images, those that are there already apart; their confusion matrix."""
+) -> Tally:
+    """Write the labels of some images, those that are there already apart; their counts."""
     paths = {i: folder / f"{split.ids[i]}.png" for i in indices}
     missing = [i for i, path in paths.items() if not path.is_file()]
     if section.method == "irn":
@@ -91,11 +89,11 @@ def _shard(
         made = _direct(missing, section, maps, data, split)
     for i, label in made:
         write_mask(paths[i], label)
-    matrix = np.zeros((len(data.classes) + 1, len(data.classes) + 2), np.int64)
+    tally = Tally(len(data.classes) + 1)
     if split.has_masks:
         for i, path in paths.items():
-            matrix += confusion(data.mask(split.ids[i]), read_mask(path), len(data.classes) + 1)
-    return matrix
+            tally.add(split.ids[i], data.mask(split.ids[i]), read_mask(path))
+    return tally
 
 
 def run(
@@ -109,7 +107,7 @@ def run(
     split: Split,
     counts: np.ndarray,
 ) -> None:
-    """Write `labels/ID.png` for every image and, where the split has masks, `metrics.json` and `confusion.npy`.
+    """Write `labels/ID.png` for every image and, where the split has masks, its scores (`Tally.write`).
 
     Args:
         folder: output.
@@ -123,8 +121,6 @@ def run(
     labels = folder / LABELS
     labels.mkdir(exist_ok=True)
     work = partial(_shard, folder=labels, section=section, maps=maps, edges=edges, data=data, split=split)
-    matrix = np.sum(list(engine.map(work, shards(len(split)), gpu=section.method == "irn")), 0)
+    tally = merge(engine.map(work, shards(len(split)), gpu=section.method == "irn"))
     if split.has_masks:
-        metrics = summarise(matrix, counts) | {"iou": [round(float(v), 6) for v in class_iou(matrix)]}
-        np.save(folder / "confusion.npy", matrix)
-        write_atomic(folder / "metrics.json", json.dumps(metrics, indent=1))
+        tally.write(folder, counts)

@@ -114,3 +114,19 @@ def test_sweeps_of_images_add_up(rng: np.random.Generator) -> None:
     height = rng.uniform(0, 1, (2, 50))
     parts = [seed_histogram(*image, 3) for image in zip(truth, label, height, strict=True)]
     assert np.array_equal(sweep(sum(parts)), sweep(seed_histogram(truth, label, height, 3)))
+
+
+@pytest.mark.parametrize(("truth", "predicted", "words"), [(7, 0, "true class of 7"), (0, 9, "predicted class of 9")])
+def test_a_value_that_is_no_class_is_named(truth: int, predicted: int, words: str) -> None:
+    with pytest.raises(ValueError, match=f"{words}, with 4 channels"):
+        confusion(np.full((2, 2), truth, np.uint8), np.full((2, 2), predicted, np.uint8), 4)
+
+
+def test_a_prediction_of_another_size_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"\(2, 3\).*\(3, 2\)"):
+        confusion(np.zeros((3, 2), np.uint8), np.zeros((2, 3), np.uint8), 2)
+
+
+def test_as_many_classes_as_a_byte_holds() -> None:
+    truth = np.arange(255, dtype=np.uint8).reshape(5, 51)
+    assert np.array_equal(confusion(truth, truth, 255), np.eye(255, 256, dtype=np.int64))

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sfc.config import Config
+from sfc.config import Backbone, Config, Segmentation
 from sfc.errors import UserError
 from sfc.settings import (
     EXPERIMENTS,
+    absolute,
     build_config,
     change_config,
     dump_config,
@@ -246,12 +247,13 @@ def test_a_configuration_can_not_be_changed_in_place() -> None:
 def test_every_setting_has_a_name_and_can_be_given_by_it() -> None:
     names = setting_names()
     assert {"seed", "classifier.lr", "pseudo.crf.gt_prob", "data.synthetic.size"} <= set(names)
-    values = Config().model_dump(mode="json")
+    own = Config(segmentation=Segmentation(backbone=Backbone()))  # an optional section is there once a part is named
     for name in names:
-        value = values
+        expected = own if name.startswith("segmentation.backbone.") else Config()
+        value = expected.model_dump(mode="json")
         for part in name.split("."):
             value = value[part]
-        assert change_config(Config(), {name: value}) == Config()
+        assert change_config(Config(), {name: value}) == expected
 
 
 def test_an_unknown_nested_value_is_refused_by_build_config_with_its_origin() -> None:
@@ -268,3 +270,29 @@ def test_every_shipped_experiment_loads(path: Path) -> None:
 
 def test_there_are_experiments_to_load() -> None:
     assert (EXPERIMENTS / "synthetic.yaml").is_file()
+
+
+def test_the_segmentation_model_takes_a_backbone_of_its_own(write) -> None:
+    assert load_config(write("seed: 1\n")).segmentation.backbone is None
+    text = "segmentation:\n  backbone:\n    name: resnet101\n"
+    config = load_config(write(text), ["segmentation.backbone.frozen_stages=0"])
+    assert config.segmentation.backbone == Backbone(name="resnet101", frozen_stages=0)
+    path = write(text.replace("name", "nam"))
+    assert refusal(path).startswith(f"{path}:3: unknown setting segmentation.backbone.nam; did you mean")
+
+
+def test_both_backbones_weights_mean_the_same_file_from_every_folder(tmp_path: Path, monkeypatch) -> None:
+    (tmp_path / "w.pt").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    given = {"backbone.weights": "w.pt", "segmentation.backbone.weights": "w.pt"}
+    made = absolute(change_config(Config(), given))
+    assert made.backbone.weights == made.segmentation.backbone.weights == str(tmp_path / "w.pt")
+    assert absolute(Config(segmentation=Segmentation())).segmentation.backbone is None
+
+
+def test_scales_at_test_time_have_names(write) -> None:
+    assert load_config(write("evaluation: {scales: single}\n")).evaluation.scales == (1.0,)
+    assert load_config(write("evaluation: {scales: [2.0, 0.5]}\n")).evaluation.scales == (2.0, 0.5)
+    message = refusal(write("evaluation: {scales: many}\n"))
+    assert "evaluation.scales" in message and "single, three, five" in message and "many" in message
+    assert "evaluation.crf" in refusal(write("evaluation: {crf: sea}\n"))

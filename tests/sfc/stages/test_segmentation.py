@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from sfc.config import Backbone, Evaluation
+from sfc.config import Backbone, Evaluation, Segmentation
 from sfc.data.crops import Crop
 from sfc.data.images import read_mask
 from sfc.metrics import confusion, summarise
@@ -22,7 +22,7 @@ from tests.sfc.stages.conftest import World
 @pytest.fixture
 def net(small: Backbone) -> nn.Module:
     torch.manual_seed(0)
-    return build_deeplab(small, 3, (1, 2)).eval()
+    return build_deeplab(Segmentation(rates=(1, 2)), small, 3).eval()
 
 
 def crop(mask: torch.Tensor) -> Crop:
