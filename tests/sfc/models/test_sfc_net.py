@@ -79,6 +79,6 @@ def test_the_segmentation_network_gives_logits_at_image_size(small: Backbone) ->
     net = build_deeplab(Segmentation(rates=(1, 2)), small, 5).eval()
     with torch.no_grad():
         assert net(torch.randn(2, 3, 33, 50))["out"].shape == (2, 5, 33, 50)
-    frozen = build_deeplab(small.model_copy(update={"frozen_stages": 4}), 5, (1, 2))
+    frozen = build_deeplab(Segmentation(rates=(1, 2)), small.model_copy(update={"frozen_stages": 4}), 5)
     assert not any(p.requires_grad for p in frozen.backbone.parameters())
     assert all(p.requires_grad for p in frozen.classifier.parameters())
