@@ -25,11 +25,11 @@ REPEATS = 5
 
 
 def dense_walk(maps_Cab: Tensor, edge_ab: Tensor, walk: Walk) -> Tensor:
-    """The same walk by the transition matrix of all pairs of pixels, float32."""
+    """The same walk by the transition matrix of all pairs of pixels, in the precision of the edges."""
     height, width = edge_ab.shape
     row, column = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     row, column = row.flatten(), column.flatten()
-    affinity = torch.eye(height * width)
+    affinity = torch.eye(height * width, dtype=edge_ab.dtype)
     for line in lines(walk.radius):
         dy, dx = line.destination
         inside = (row + dy < height) & (column + dx >= 0) & (column + dx < width)
