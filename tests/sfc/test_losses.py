@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from sfc.cam import over_maximum
-from sfc.losses import classification_loss, prototype_consistency, scale_consistency
+from sfc.losses import classification_loss, pixel_loss, prototype_consistency, scale_consistency
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +84,33 @@ def test_a_class_with_twice_the_weight_is_pulled_twice_as_hard() -> None:
         gradients.append(gradient)
     torch.testing.assert_close(gradients[1][:, :2], gradients[0][:, :2])
     torch.testing.assert_close(gradients[1][:, 2], 2 * gradients[0][:, 2])
+
+
+@pytest.fixture
+def pixels() -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.tensor([0, 0, 0, 1, 2, 255])[torch.randint(0, 6, (2, 8, 9), generator=generator)]
+    return torch.randn(2, 3, 8, 9, generator=generator), target.to(torch.uint8)
+
+
+def test_the_pixel_loss_is_the_mean_over_labelled_pixels(pixels) -> None:
+    logits, target = pixels
+    expected = F.cross_entropy(logits, target.long(), ignore_index=255)
+    torch.testing.assert_close(pixel_loss(logits, target), expected)
+
+
+def test_the_balanced_loss_weighs_background_and_foreground_alike(pixels) -> None:
+    logits, target = pixels
+    each = F.cross_entropy(logits, target.long().clamp(max=2), reduction="none")
+    background, foreground = each[target == 0].mean(), each[(target != 0) & (target != 255)].mean()
+    torch.testing.assert_close(pixel_loss(logits, target, balanced=True), (background + foreground) / 2)
+    only = torch.where(target == 0, target, 255)
+    torch.testing.assert_close(pixel_loss(logits, only, balanced=True), background / 2)
+
+
+@pytest.mark.parametrize("balanced", [False, True])
+def test_no_label_at_all_is_no_loss_and_no_gradient(pixels, balanced: bool) -> None:
+    logits = pixels[0].requires_grad_()
+    loss = pixel_loss(logits, torch.full((2, 8, 9), 255, dtype=torch.uint8), balanced=balanced)
+    loss.backward()
+    assert loss == 0 and not logits.grad.any()

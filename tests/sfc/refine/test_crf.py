@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import numpy as np
 import pytest
 
-from sfc.config import Crf
-from sfc.refine.crf import crf_labels
+from sfc.config import Crf, Evaluation
+from sfc.refine.crf import PRESETS, crf_labels, crf_probabilities
 
 
 @pytest.fixture
@@ -61,3 +63,43 @@ def test_images_may_be_read_only_strided_or_tiny(scene) -> None:
 def test_the_same_labels_come_out_every_time(scene) -> None:
     image, _, noisy = scene
     assert np.array_equal(crf_labels(image, noisy, 2, Crf()), crf_labels(image, noisy, 2, Crf()))
+
+
+def probabilities(noisy: np.ndarray, channels: int = 3) -> np.ndarray:
+    return np.where(np.arange(channels)[:, None, None] == noisy, 0.8, 0.2 / (channels - 1)).astype(np.float32)
+
+
+def test_the_presets_have_the_published_values() -> None:
+    assert {name: tuple(kernels) for name, kernels in PRESETS.items()} == {
+        "deeplab": (10, 3, 1, 4, 67, 3),
+        "seam": (1, 3, 3, 10, 32, 13),
+        "toco": (10, 1, 1, 4, 121, 5),
+        "weclip": (10, 3, 3, 4, 64, 5),
+    }
+    assert set(PRESETS) | {"none"} == set(get_args(Evaluation.model_fields["crf"].annotation))
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_probabilities_are_cleaned_along_the_image_s_edges(scene, preset: str) -> None:
+    image, truth, noisy = scene
+    result = crf_probabilities(image, probabilities(noisy), PRESETS[preset])
+    assert result.dtype == np.uint8 and result.shape == truth.shape
+    assert (result != truth).mean() < (noisy != truth).mean() / 2
+
+
+def test_probabilities_of_0_and_half_precision_are_fine(scene) -> None:
+    image, _, noisy = scene
+    sure = (np.arange(2)[:, None, None] == noisy).astype(np.float16)
+    assert np.array_equal(crf_probabilities(image, sure, PRESETS["seam"]._replace(pos_w=0, bi_w=0)), noisy)
+
+
+def test_a_class_that_is_nowhere_likely_may_be_left_out(scene) -> None:
+    image, _, noisy = scene
+    probability = probabilities(noisy, 2)
+    more = np.concatenate([probability, np.full((2, *noisy.shape), 1e-6, np.float32)])
+    assert np.array_equal(*(crf_probabilities(image, p, PRESETS["deeplab"]) for p in (probability, more)))
+
+
+def test_a_single_class_needs_no_crf(scene) -> None:
+    image = scene[0]
+    assert not crf_probabilities(image, np.ones((1, *image.shape[:2]), np.float32), PRESETS["toco"]).any()

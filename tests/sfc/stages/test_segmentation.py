@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,18 @@ import torch
 from torch import nn
 
 from sfc.config import Backbone, Evaluation, Segmentation
+from sfc.data import Split
 from sfc.data.crops import Crop
 from sfc.data.images import read_mask
+from sfc.errors import UserError
 from sfc.metrics import confusion, summarise
 from sfc.models.deeplab import build_deeplab
+from sfc.refine.crf import PRESETS
+from sfc.scores import recompute
+from sfc.stages import evaluation, segmentation
 from sfc.stages.evaluation import predict
-from sfc.stages.segmentation import PixelLoss
-from tests.sfc.stages.conftest import World
+from sfc.stages.segmentation import PixelLoss, Schedule, check_batch
+from tests.sfc.stages.conftest import BACKBONE, EVALUATION, SEGMENTATION, World
 
 
 @pytest.fixture
@@ -80,3 +86,91 @@ def test_training_leaves_its_network_and_its_history(world: World) -> None:
     assert {path.name for path in folder.iterdir()} == {"model.pt", "history.json"}
     (epoch,) = json.loads((folder / "history.json").read_text())
     assert 0 < epoch["total"] < 10
+
+
+def train(world: World, folder: Path, split: Split | None = None, **changes) -> list[dict]:
+    section = SEGMENTATION.model_copy(update=changes)
+    labels = world.folder("pseudo") / "labels"
+    common = {"backbone": BACKBONE, "labels": labels, "data": world.data, "seed": 0}
+    segmentation.run(folder, world.engine, section=section, split=split or world.train, **common)
+    return json.loads((folder / "history.json").read_text())
+
+
+def evaluate(world: World, folder: Path, model: Path, section: Segmentation = SEGMENTATION, **changes) -> dict:
+    folder.mkdir(exist_ok=True)
+    evaluation.run(
+        folder,
+        world.engine,
+        section=EVALUATION.model_copy(update=changes),
+        segmentation=section,
+        backbone=BACKBONE,
+        model=model,
+        data=world.data,
+        split=world.val,
+        counts=world.counts,
+    )
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def one_image(world: World) -> Split:
+    return Split("one", world.train.ids[:1], world.train.labels[:1], "", True)
+
+
+def test_deeplabv2_trains_and_predicts(world: World, tmp_path: Path) -> None:
+    history = train(world, tmp_path, architecture="deeplabv2", loss="balanced", epochs=2, head_lr=0.01)
+    assert all(np.isfinite(epoch["total"]) for epoch in history) and len(history) == 2
+    section = SEGMENTATION.model_copy(update={"architecture": "deeplabv2"})
+    assert 0 <= evaluate(world, tmp_path / "evaluation", tmp_path, section)["miou"] <= 1
+
+
+def test_iterations_end_the_training_in_the_middle_of_an_epoch(world: World, tmp_path: Path) -> None:
+    assert [epoch["epoch"] for epoch in train(world, tmp_path, iterations=4)] == [1, 2]  # three steps and one
+    schedule = Schedule(SEGMENTATION.model_copy(update={"iterations": 4}), world.train, 0)
+    assert [len(schedule(epoch)) for epoch in range(schedule.epochs)] == [3, 1] and schedule.steps == 4
+    whole = Schedule(SEGMENTATION, world.train, 0)
+    assert (whole.epochs, whole.steps) == (1, 3) and whole(0) == schedule(0)
+
+
+def test_the_published_schedule_has_its_20_000_steps() -> None:
+    voc = Split("train_aug", tuple(map(str, range(10582))), np.ones((10582, 20), np.uint8), "", True)
+    schedule = Schedule(Segmentation(iterations=20_000, batch=10), voc, 0)
+    assert (schedule.epochs, schedule.steps) == (19, 20_000)
+    assert [len(schedule(epoch)) for epoch in (0, 18)] == [1058, 20_000 - 18 * 1058]
+
+
+def test_one_image_is_too_few_for_batch_norm_and_enough_without(world: World, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"split one has 1.*architecture=deeplabv2"):
+        train(world, tmp_path, one_image(world))
+    assert len(train(world, tmp_path, one_image(world), architecture="deeplabv2")) == 1
+
+
+def test_the_workers_share_of_a_batch_is_checked_too(world: World) -> None:
+    check_batch(SEGMENTATION, world.train, world_size=2, synchronised=False)
+    check_batch(SEGMENTATION, world.train, world_size=4, synchronised=True)
+    with pytest.raises(UserError, match="batch 4 over 3 workers gives 1"):
+        check_batch(SEGMENTATION, world.train, world_size=3, synchronised=False)
+
+
+def test_the_numbers_say_their_test_time_and_can_be_computed_again(world: World, tmp_path: Path) -> None:
+    metrics = evaluate(world, tmp_path / "crf", world.folder("segmentation"), crf="seam", scales=(1.0,))
+    assert metrics["test_time"] == {
+        "scales": {"name": "single", "factors": [1.0]},
+        "mirror": True,
+        "crf": {"name": "seam"} | PRESETS["seam"]._asdict(),
+    }
+    assert metrics["initialisation"] == "small, no weights"
+    again = recompute(tmp_path / "crf")
+    assert again.pop("iou") == pytest.approx(metrics["iou"], nan_ok=True)
+    assert again == {name: metrics[name] for name in again}
+    plain = json.loads((world.folder("evaluation") / "metrics.json").read_text())
+    assert plain["test_time"]["crf"] == {"name": "none"} and plain["test_time"]["scales"]["name"] == "custom"
+
+
+def test_a_crf_leaves_predictions_alone_behind_it_and_goes_on_where_it_stopped(world: World, tmp_path: Path) -> None:
+    model = world.folder("segmentation")
+    whole = evaluate(world, tmp_path / "a", model, crf="deeplab")
+    assert {path.suffix for path in (tmp_path / "a" / "predictions").iterdir()} == {".png"}
+    assert len(list((tmp_path / "a" / "predictions").iterdir())) == len(world.val)
+    first = tmp_path / "a" / "predictions" / f"{world.val.ids[0]}.png"
+    first.unlink()
+    assert evaluate(world, tmp_path / "a", model, crf="deeplab") == whole

@@ -1,0 +1,60 @@
+"""Dense CRF over 64 images of 375 x 500: one process against all cores: python benchmarks/crf.py [PRESET]
+
+The rate of several processes is taken from their start on: what starting them costs is printed beside it.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+from common import blobs, machine, photograph, verdict
+
+from sfc.engine import LocalEngine, available_cpus
+from sfc.refine.crf import PRESETS, crf_probabilities
+
+IMAGES, CHANNELS = 64, 6
+
+
+def scene(number: int) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) uint8 and probabilities (K, H, W) float32."""
+    rng = np.random.default_rng(number)
+    mask = blobs(rng, 375, 500, CHANNELS)
+    logits = 3 * (np.arange(CHANNELS)[:, None, None] == mask) + rng.normal(0, 1, (CHANNELS, 375, 500))
+    probability = np.exp(logits) / np.exp(logits).sum(0)
+    return photograph(rng, 375, 500), probability.astype(np.float32)
+
+
+def work(indices: Sequence[int]) -> tuple[float, float, int]:
+    """CRFs of some images; when they began and ended, and the pixels that are foreground."""
+    scenes = [scene(i) for i in indices]
+    begin = time.time()
+    found = sum(int((crf_probabilities(*s, PRESETS[PRESET]) > 0).sum()) for s in scenes)
+    return begin, time.time(), found
+
+
+PRESET = sys.argv[1] if len(sys.argv) > 1 else "deeplab"
+
+
+def main() -> None:
+    cores = available_cpus()
+    pieces = [range(start, IMAGES, cores) for start in range(cores)]
+    rates = {}
+    for processes, items in ((1, [range(IMAGES)]), (cores, pieces)):
+        begin = time.time()
+        parts = list(LocalEngine(processes).map(work, items))
+        first, last = min(p[0] for p in parts), max(p[1] for p in parts)
+        rates[processes] = IMAGES / (last - first), IMAGES / (time.time() - begin), sum(p[2] for p in parts)
+    (one, one_all, found), (many, many_all, same) = rates[1], rates[cores]
+    assert found == same, "the number of processes changed the labels"
+    print(f"{IMAGES} images of 375 x 500, {CHANNELS} classes, preset {PRESET}; {machine()}")
+    print(
+        f"one process {one:.2f} images/s ({one_all:.2f} with its start), {cores} processes {many:.2f} ({many_all:.2f})"
+    )
+    print(verdict(f"rate over one process's, per core of {cores}", many / one / cores, 0.9, at_most=False))
+
+
+if __name__ == "__main__":
+    main()

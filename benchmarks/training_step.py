@@ -1,0 +1,157 @@
+"""A training step of SFC against its floor and against the published formulation: time and peak memory.
+
+    python benchmarks/training_step.py            CPU: ResNet-50, 4 images of 384 x 384, float32
+    python benchmarks/training_step.py --gpu      batch 20, crop 512, bf16
+
+The floor is the backbone and the classifier alone at both views, with the same cut gradient. The published formulation
+builds the N x K x D x h x w product for prototypes and for their similarity, divides the dense affinity by its column
+sums, and makes the prototype map of the half view, which no loss reads. Each memory is that of a process of its own.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from common import in_turn, machine, verdict
+from torch import Tensor
+
+from sfc.cam import BACKGROUND_FACTOR, EPS, classifier_map, resize, valid_mask
+from sfc.config import Backbone, Classifier
+from sfc.data.crops import Crop, normalise
+from sfc.engine import Numerics, available_cpus
+from sfc.losses import classification_loss, prototype_consistency, scale_consistency
+from sfc.models.sfc_net import Features, SFCNet, score
+from sfc.stages.classifier import Msdw
+
+CLASSES = 20
+VOC_STEPS, VOC_EPOCHS = 10582 // 16, 6
+KINDS = ("sfc", "floor", "published")
+BACKBONE, SECTION = Backbone(), Classifier()
+
+
+def published_correlation(cam: Tensor, feature: Tensor) -> Tensor:
+    """m A A with the normalised affinity A as a matrix of its own."""
+    vectors = feature.flatten(2)
+    vectors = vectors / (torch.norm(vectors, dim=1, keepdim=True) + EPS)
+    affinity = F.relu(torch.matmul(vectors.transpose(1, 2), vectors))
+    affinity = affinity / (affinity.sum(1, keepdim=True) + EPS)
+    return torch.matmul(torch.matmul(cam.flatten(2), affinity), affinity).view_as(cam)
+
+
+def published_prototypes(cam: Tensor, feature: Tensor, valid: Tensor) -> Tensor:
+    """Means over seeds and cosines by N x K x D x h x w products."""
+    weighted = cam.clone()
+    weighted[:, 0] = weighted[:, 0] * BACKGROUND_FACTOR
+    seeds = F.one_hot(weighted.argmax(1), cam.shape[1]).permute(0, 3, 1, 2) * valid
+    spread = seeds[:, :, None] * feature[:, None]
+    prototype = spread.sum((3, 4)) / seeds.sum((2, 3)).clamp(min=1)[..., None]
+    return F.relu(torch.cosine_similarity(feature[:, None], prototype[..., None, None], dim=2))
+
+
+class Published(Msdw):
+    """The step as published, with our network's parameters."""
+
+    def _maps(self, features: Features, crop: Crop) -> tuple[Tensor, Tensor]:
+        valid = valid_mask(crop.label, crop.box, tuple(crop.image.shape[-2:]), tuple(features.logits.shape[-2:]))
+        cam = classifier_map(features.logits, valid)
+        cam = published_correlation(cam, self.net.f9(torch.cat([features.image, features.semantic], 1)))
+        return cam, published_prototypes(cam, features.hierarchical, valid)
+
+    def forward(self, crop: Crop, progress: float) -> dict[str, Tensor]:
+        image = normalise(crop.image, crop.box, self.input.mean, self.input.std)
+        full, half = (
+            self.net(image),
+            self.net(F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=True)),
+        )
+        (cam, prototype), (cam_half, _) = self._maps(full, crop), self._maps(half, crop)
+        return {
+            "total": classification_loss([score(full), score(half)], crop.label)
+            + self.section.prototype_weight * prototype_consistency(cam, prototype, self.weight_C)
+            + self.section.scale_weight * scale_consistency(cam, cam_half, crop.label, self.weight_C)
+        }
+
+
+class Floor(Msdw):
+    """Backbone and classifier alone."""
+
+    def forward(self, crop: Crop, progress: float) -> dict[str, Tensor]:
+        image = normalise(crop.image, crop.box, self.input.mean, self.input.std)
+        half = resize(image, tuple(side // 2 for side in image.shape[-2:]), align_corners=True)
+        logits = [self.net.classifier(self.net.backbone(view)[-1]) for view in (image, half)]
+        return {"total": classification_loss([x.float().mean((2, 3)) for x in logits], crop.label)}
+
+
+def step(kind: str, gpu: bool) -> Callable[[], float]:
+    """A call that makes one step, forward and backward; it returns the loss."""
+    number, side = (20, 512) if gpu else (4, 384)
+    how = Numerics(torch.device("cuda" if gpu else "cpu"), gpu)
+    generator = torch.Generator().manual_seed(0)
+    label = (torch.rand(number, CLASSES, generator=generator) < 0.1).float()
+    image = torch.randint(0, 256, (number, 3, side, side), dtype=torch.uint8, generator=generator)
+    crop = Crop(image, torch.tensor([[0, side, 0, side]] * number), label, torch.empty(0))
+    crop = Crop(*(tensor.to(how.device) for tensor in crop))
+    torch.manual_seed(0)
+    kinds = {"sfc": Msdw, "floor": Floor, "published": Published}
+    model = how.place(kinds[kind](SFCNet(BACKBONE, CLASSES), SECTION, BACKBONE, torch.ones(CLASSES))).train()
+
+    def call() -> float:
+        model.zero_grad(set_to_none=True)
+        with how.autocast():
+            total = model(crop, 0.5)["total"]
+        total.backward()
+        return float(total.detach())
+
+    return call
+
+
+def peak(kind: str, gpu: bool) -> float:
+    """MiB that two steps take above what lies there before them; of this process, so one kind a process."""
+    call = step(kind, gpu)
+    if gpu:
+        base = torch.cuda.memory_allocated()
+        call(), call()
+        return (torch.cuda.max_memory_allocated() - base) / 2**20
+
+    def status(name: str) -> float:  # VmHWM, unlike getrusage's maximum, does not start at the parent's
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) for line in lines if line.startswith(name)) / 1024
+
+    base = status("VmRSS")
+    call(), call()
+    return status("VmHWM") - base
+
+
+def main() -> None:
+    gpu = "--gpu" in sys.argv
+    torch.set_num_threads(available_cpus())
+    if "--peak" in sys.argv:
+        print(peak(sys.argv[-1], gpu))
+        return
+    memory = {
+        kind: float(subprocess.check_output([sys.executable, __file__, *["--gpu"] * gpu, "--peak", kind]))
+        for kind in KINDS
+    }
+    steps = {kind: step(kind, gpu) for kind in KINDS}
+    seconds = in_turn(steps, rounds=20 if gpu else 5, warm=5 if gpu else 1)
+    number = 20 if gpu else 4
+    print(f"ResNet-50, {'20 x 512 x 512, bf16' if gpu else '4 x 384 x 384, float32'}; {machine()}")
+    print(f"{'':10}{'ms a step':>12}{'x floor':>9}{'MiB':>9}{'x floor':>9}{'images/s':>10}{'loss':>9}")
+    for kind in KINDS:
+        print(
+            f"{kind:10}{seconds[kind] * 1000:12.1f}{seconds[kind] / seconds['floor']:9.2f}{memory[kind]:9.0f}"
+            f"{memory[kind] / memory['floor']:9.2f}{number / seconds[kind]:10.1f}{steps[kind]():9.4f}"
+        )
+    print(verdict("time of sfc over the floor", seconds["sfc"] / seconds["floor"], 1.35))
+    print(verdict("peak memory of sfc over the floor", memory["sfc"] / memory["floor"], 1.3))
+    if gpu:
+        whole = VOC_STEPS * VOC_EPOCHS
+        print(f"6 epochs of VOC train_aug, {whole} steps: {whole * seconds['sfc'] / 60:.1f} min")
+
+
+if __name__ == "__main__":
+    main()
