@@ -16,7 +16,7 @@ Below the root, as the official archives extract: `annotations/instances_{train,
   and 40,504; 2017: 118,287 and 5,000). In the order of the image ids.
 
 Masks are rendered once, into the prepared folder; an interrupted preparation goes on with those that are missing. On
-one core about 100 a second of 7 polygons each, and 3 GB of memory for the JSON of train 2017 (generated files of its
+one core 75 to 100 a second with 7 polygons each, and 3 GB of memory for the JSON of train 2017 (generated files of its
 size).
 """
 
