@@ -118,7 +118,7 @@ def prepare_voc(root: Path) -> Path:
     splits["trainval"] = sorted({*splits["train"], *splits["val"]})
     masks, names = _augmented(root)
     splits["train_aug"] = sorted({*splits["train"], *names} - {*splits["val"]})
-    rest = [name for name in splits["train_aug"] if name not in set(splits["train"]) and name in masks]
+    rest = sorted(({*splits["train_aug"]} - {*splits["train"]}) & masks.keys())
 
     def build(folder: Path) -> None:
         for name in ("JPEGImages", "Annotations"):

@@ -92,13 +92,9 @@ def test_a_crowd_is_void_behind_what_is_smaller_and_in_front_of_what_is_larger()
     assert (mask[:2, :2] == 1).all() and mask[3, 3] == VOID and mask[5, 7] == 2
 
 
-def test_compressed_and_plain_run_lengths_and_several_polygons_agree() -> None:
-    from pycocotools import mask as rle
-
+def test_run_lengths_and_several_polygons_agree() -> None:
     shape = region((0, 0, 2, 2), (3, 4, 6, 8))
-    packed = rle.encode(np.asfortranarray(shape.astype(np.uint8)))
-    forms = [runs(shape), packed | {"counts": packed["counts"].decode()}, box(0, 0, 2, 2) + box(3, 4, 6, 8)]
-    for form in forms:
+    for form in (runs(shape), box(0, 0, 2, 2) + box(3, 4, 6, 8)):
         assert np.array_equal(painted({"category_id": 10, "segmentation": form}), shape * 3)
 
 
@@ -109,7 +105,14 @@ def test_polygons_of_fewer_than_three_points_cover_nothing(segmentation: list) -
 
 @pytest.mark.parametrize(
     "segmentation",
-    [{"size": [3, 3], "counts": [0, 9]}, {"size": [6, 8], "counts": [0, 4800]}, {"counts": [1]}, None, [["x"] * 6]],
+    [
+        {"size": [3, 3], "counts": [0, 9]},
+        {"size": [6, 8], "counts": [0, 4800]},
+        {"counts": [1]},
+        None,
+        [["x"] * 6],
+        {"size": [6, 8], "counts": "zzzz"},
+    ],
 )
 def test_a_region_that_can_not_be_read_is_named(segmentation: object) -> None:
     with pytest.raises(UserError, match=r"a\.jpg: the region of annotation 0"):
@@ -150,7 +153,7 @@ def test_a_json_that_is_cut_short_is_named(coco_root: Root, part: float) -> None
         (lambda c: c["categories"].pop(), "different categories"),
         (
             lambda c: c["images"][0].update(file_name="elsewhere/000000000004.png"),
-            "1 images of 2017 have another's name",
+            "1 images have the name of another",
         ),
     ],
 )
