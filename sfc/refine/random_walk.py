@@ -1,12 +1,16 @@
 """Random walk over a map, held back by edges (IRN: Ahn, Cho, Kwak, CVPR 2019; method.md section 3).
 
 A step is a weighted mean over the pixels nearer than the radius (69 of them at the published 5), so the walk is applied
-step by step: the (hw)^2 transition matrix, whose repeated squaring takes minutes, is never built. Steps are taken in
-float64, since 256 of them in float32 collect an error of 1e-4. Suffixes: N images, C maps, K channels with the
-background first, a x b a quarter of the image, rounded up.
+step by step, each a sparse product: the dense (hw)^2 transition matrix, whose repeated squaring takes minutes, is never
+built. Steps are taken in float64, since 256 of them in float32 collect an error of 1e-4.
+
+Suffixes: N images, C maps, K channels with the background first, O offsets, a x b a quarter of the image, rounded up.
 """
 
 from __future__ import annotations
+
+import warnings
+from functools import cache, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -16,11 +20,15 @@ from sfc.affinity import Offset, lines, pair_affinity
 from sfc.cam import resize
 from sfc.config import Walk
 
-PIECE = 32_768
-"""Elements up to which torch works in one thread."""
+
+@cache
+def offsets(radius: int) -> tuple[Offset, ...]:
+    """Offsets of all pixels nearer than `radius`, the pixel itself among them, row by row."""
+    half = [line.destination for line in lines(radius)]
+    return tuple(sorted([(0, 0), *half, *((-y, -x) for y, x in half)]))
 
 
-def step_weights(edge_Nab: Tensor, radius: int, beta: float) -> dict[Offset, Tensor]:
+def step_weights(edge_Nab: Tensor, radius: int, beta: float) -> Tensor:
     """Part that each neighbour has in a pixel's next value: column j of the transition matrix, by offset from j.
 
     Args:
@@ -29,8 +37,8 @@ def step_weights(edge_Nab: Tensor, radius: int, beta: float) -> dict[Offset, Ten
         beta: power of the affinity, > 0.
 
     Returns:
-        For each offset, (0, 0) first, weights (N, a, b) float64 in [0, 1]; over the offsets they add up to 1.
-        Neighbours outside the image weigh 0.
+        (N, O, a, b) float64 in [0, 1], O as in `offsets`, over which they add up to 1. Neighbours outside the image
+        weigh 0.
     """
     margin, (height, width) = radius - 1, edge_Nab.shape[-2:]
     # An edge all around makes every pixel a source, and every way out of the image impassable.
@@ -43,8 +51,43 @@ def step_weights(edge_Nab: Tensor, radius: int, beta: float) -> dict[Offset, Ten
         # The affinity is symmetric: seen from the destination, the same pair has the opposite offset.
         room = F.pad(there, (margin, margin, margin, 0))
         weights[-dy, -dx] = room[:, margin - dy :, margin - dx :][:, :height, :width]
-    total = torch.stack(list(weights.values())).sum(0)
-    return {offset: weight / total for offset, weight in weights.items()}
+    stacked = torch.stack([weights[offset] for offset in offsets(radius)], 1)
+    return stacked / stacked.sum(1, keepdim=True)
+
+
+@lru_cache(maxsize=8)
+def _pattern(height: int, width: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a step's matrix is not zero, for maps of one size; most images of a data set share a few sizes.
+
+    Returns:
+        Start of each row (hw + 1,) and column of each entry, int32, as in compressed sparse rows; position of each
+        entry in a flattened (O, h, w), int64.
+    """
+    dy, dx = torch.tensor(offsets(radius), device=device).unbind(1)
+    y = torch.arange(height, device=device)[:, None, None] + dy
+    x = torch.arange(width, device=device)[:, None] + dx
+    inside = (y >= 0) & (y < height) & (x >= 0) & (x < width)
+    column = (y * width + x)[inside]
+    pixel, offset = inside.flatten(0, 1).nonzero().unbind(1)
+    start = F.pad(inside.flatten(0, 1).sum(1).cumsum(0), (1, 0))
+    return start.int(), column.int(), offset * (height * width) + pixel
+
+
+def step_matrix(edge_Nab: Tensor, radius: int, beta: float) -> Tensor:
+    """The step of `step_weights` as a sparse matrix (N hw, N hw) float64, one block an image, for maps as columns."""
+    number, pixels = len(edge_Nab), edge_Nab[0].numel()
+    start, column, position = _pattern(*edge_Nab.shape[-2:], radius, edge_Nab.device)
+    image = torch.arange(number, dtype=torch.int32, device=edge_Nab.device)[:, None]
+    starts = torch.cat([(start[:-1] + image * len(column)).flatten(), start[-1:] * number])
+    values = step_weights(edge_Nab, radius, beta).flatten(1)[:, position].flatten()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
+        size = (number * pixels, number * pixels)
+        matrix = torch.sparse_csr_tensor(
+            starts, (column + image * pixels).flatten(), values, size, check_invariants=False
+        )
+        # Without MKL torch multiplies on a CPU by another layout alone, which is slower.
+        return matrix if matrix.is_cuda or torch.backends.mkl.is_available() else matrix.to_sparse_coo()
 
 
 def random_walk(maps_NCab: Tensor, edge_Nab: Tensor, *, radius: int, beta: float, steps: int) -> Tensor:
@@ -59,37 +102,13 @@ def random_walk(maps_NCab: Tensor, edge_Nab: Tensor, *, radius: int, beta: float
     Returns:
         (N, C, a, b) float64.
     """
-    (number, channels, height, width), margin = maps_NCab.shape, radius - 1
-    # Rows lie one after another with `margin` empty pixels between them, so that each neighbour is one contiguous
-    # slice. What a slice reads outside the image has weight 0.
-    pitch = width + margin
-    length, first = height * pitch, margin * pitch + margin
-    spread = {o: F.pad(w, (0, margin)).view(number, 1, length) for o, w in step_weights(edge_Nab, radius, beta).items()}
-    even, odd = maps_NCab.new_zeros(2, number, channels, length + 2 * first, dtype=torch.float64)
-    start = F.pad(maps_NCab.double() * (1 - edge_Nab[:, None].double()), (0, margin))
-    even[..., first : first + length] = start.view(number, channels, length)
-    # On a CPU, pieces so small that torch does not split them over threads, whose hand-overs would cost more than they
-    # gain, and that the target stays in the cache while its neighbours are added. A GPU takes all at once.
-    piece = max(1, PIECE // max(1, number * channels)) if even.device.type == "cpu" else length
-
-    def plan(source: Tensor, target: Tensor) -> list[tuple[Tensor, list[tuple[Tensor, Tensor]]]]:
-        """Views for one step: each piece of the target with its neighbours' weights and values."""
-        pieces = []
-        for begin in range(0, length, piece):
-            size = min(piece, length - begin)
-            at = {o: first + begin + o[0] * pitch + o[1] for o in spread}
-            neighbours = [(w[..., begin : begin + size], source[..., at[o] : at[o] + size]) for o, w in spread.items()]
-            pieces.append((target[..., at[0, 0] : at[0, 0] + size], neighbours))
-        return pieces
-
-    plans = plan(even, odd), plan(odd, even)
-    for step in range(steps):
-        for target, ((weight, value), *others) in plans[step % 2]:
-            torch.mul(weight, value, out=target)
-            for weight, value in others:
-                target.addcmul_(weight, value)
-    last = (even, odd)[steps % 2][..., first : first + length]
-    return last.reshape(number, channels, height, pitch)[..., :width].contiguous()
+    number, channels, height, width = maps_NCab.shape
+    step = step_matrix(edge_Nab, radius, beta)
+    x = (maps_NCab.double() * (1 - edge_Nab[:, None].double())).movedim(1, -1)
+    x = x.reshape(number * height * width, channels)
+    for _ in range(steps):
+        x = step @ x
+    return x.view(number, height, width, channels).movedim(-1, 1).contiguous()
 
 
 def walk_scores(fused_NKHW: Tensor, edge_Nab: Tensor, section: Walk) -> Tensor:

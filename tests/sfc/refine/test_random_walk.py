@@ -8,8 +8,7 @@ from torch import Tensor
 
 from benchmarks.random_walk import dense_walk
 from sfc.config import Walk
-from sfc.refine import random_walk as module
-from sfc.refine.random_walk import random_walk, step_weights, walk_labels, walk_scores
+from sfc.refine.random_walk import offsets, random_walk, step_matrix, step_weights, walk_labels, walk_scores
 
 
 def maps_and_edge(number: int, channels: int, height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -34,13 +33,12 @@ def test_steps_are_powers_of_the_transition_matrix(size: tuple[int, int], change
         torch.testing.assert_close(one, dense_walk(its_maps.double(), its_edge.double(), walk), rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.parametrize("piece", [1, 37, 1_000_000])
-def test_pieces_change_nothing(monkeypatch: pytest.MonkeyPatch, piece: int) -> None:
+def test_a_machine_without_mkl_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     maps, edge = maps_and_edge(2, 3, 9, 11)
-    walk = Walk(steps=5)
-    expected = walked(maps, edge, walk)
-    monkeypatch.setattr(module, "PIECE", piece)
-    assert torch.equal(walked(maps, edge, walk), expected)
+    expected = walked(maps, edge, Walk(steps=5))
+    monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
+    assert step_matrix(edge, 5, 10.0).layout == torch.sparse_coo
+    torch.testing.assert_close(walked(maps, edge, Walk(steps=5)), expected, rtol=1e-9, atol=0)
 
 
 def test_each_image_of_a_batch_walks_alone() -> None:
@@ -54,9 +52,9 @@ def test_each_image_of_a_batch_walks_alone() -> None:
 def test_weights_add_up_to_one_and_reach_69_neighbours_none_outside() -> None:
     _, edge = maps_and_edge(1, 1, 12, 14)
     weights = step_weights(edge, 5, 10.0)
-    assert len(weights) == 69 and next(iter(weights)) == (0, 0)
-    torch.testing.assert_close(torch.stack(list(weights.values())).sum(0), torch.ones(1, 12, 14, dtype=torch.float64))
-    for (dy, dx), weight in weights.items():
+    assert weights.shape == (1, 69, 12, 14) and len(set(offsets(5))) == 69
+    torch.testing.assert_close(weights.sum(1), torch.ones(1, 12, 14, dtype=torch.float64))
+    for (dy, dx), weight in zip(offsets(5), weights.unbind(1), strict=True):
         rows, columns = torch.arange(12)[:, None] + dy, torch.arange(14) + dx
         outside = (rows < 0) | (rows >= 12) | (columns < 0) | (columns >= 14)
         assert (weight[0][outside] == 0).all() and ((weight[0][~outside] > 0).any() or outside.all())
