@@ -52,9 +52,8 @@ def main() -> None:
     (one, one_all, one_busy, found), (many, many_all, many_busy, same) = rates[1], rates[cores]
     assert found == same, "the number of processes changed the labels"
     print(f"{IMAGES} images of 375 x 500, {CHANNELS} classes, preset {PRESET}; {machine()}")
-    print(
-        f"one process {one:.2f} images/s ({one_all:.2f} with its start), {cores} processes {many:.2f} ({many_all:.2f})"
-    )
+    print(f"one process {one:.2f} images/s, {one_all:.2f} with its start; {one_busy:.1f} s of the processor")
+    print(f"{cores} processes {many:.2f} images/s, {many_all:.2f} with theirs; {many_busy:.1f} s of the processor")
     print(verdict(f"rate over one process's, per core of {cores}", many / one / cores, 0.9, at_most=False))
 
 
