@@ -66,11 +66,10 @@ def main() -> None:
                 tally.add(str(i), mask, keys[hard_labels(cam, prototype, section)].astype(np.uint8))
     one, other = (100 * numbers(tally.matrix, np.arange(1, CHANNELS))["miou"] for tally in (kept, exact))
     print(f"{number} images of 375 x 500, both maps at the scales {list(Cam().scales)}; {machine()}")
-    print(
-        f"an image: {small_bytes / number / 1000:.1f} kB, {full_bytes / number / 1000:.1f} kB in float32 at full size"
-    )
+    ours, full = small_bytes / number / 1000, full_bytes / number / 1000
+    print(f"an image: {ours:.1f} kB, {full:.1f} kB in float32 at full size")
     print(f"reading both maps at image size: {seconds / number * 1000:.1f} ms")
-    print(verdict("full size over ours", full_bytes / small_bytes, 20, at_most=False))
+    print(verdict("full size over ours", full / ours, 20, at_most=False))
     print(f"seed mIoU {one:.4f} from files, {other:.4f} exact")
     print(verdict("difference in points", abs(one - other), 0.05))
 
