@@ -66,11 +66,12 @@ def rounded(iou: np.ndarray) -> list[float]:
 
 def merge(tallies: Iterable[Tally]) -> Tally:
     """One tally of several over different images, in their order."""
-    first, *others = tallies
-    for other in others:
-        first.matrix += other.matrix
-        first.images |= other.images
-    return first
+    parts = list(tallies)
+    merged = Tally(parts[0].channels)
+    for part in parts:  # into arrays of our own: those that another process sent may be read-only
+        merged.matrix += part.matrix
+        merged.images |= part.images
+    return merged
 
 
 def read_images(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:

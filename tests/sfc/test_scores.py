@@ -85,3 +85,15 @@ def test_both_ways_to_summarise_agree(images) -> None:
     matrix = tally(images).matrix
     assert summarise(matrix, COUNTS) == summarise_pixels(pixel_counts(matrix), COUNTS)
     assert "coverage" not in summarise(matrix[:, :4], COUNTS)
+
+
+def test_tallies_that_another_process_sent_read_only_are_merged() -> None:
+    parts = []
+    for name in ("a", "b"):
+        part = Tally(2)
+        part.add(name, np.zeros((2, 2), np.uint8), np.zeros((2, 2), np.uint8))
+        part.matrix.flags.writeable = False
+        parts.append(part)
+    merged = merge(parts)
+    assert merged.matrix[0, 0] == 8 and list(merged.images) == ["a", "b"]
+    assert parts[0].matrix[0, 0] == 4
