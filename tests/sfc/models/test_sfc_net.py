@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from sfc.cam import valid_mask
-from sfc.config import Backbone
+from sfc.config import Backbone, Segmentation
 from sfc.models.deeplab import build_deeplab
 from sfc.models.sfc_net import Features, SFCNet, score
 
@@ -76,9 +76,9 @@ def test_the_correlated_map_teaches_backbone_classifier_and_f9(net: SFCNet) -> N
 
 
 def test_the_segmentation_network_gives_logits_at_image_size(small: Backbone) -> None:
-    net = build_deeplab(small, 5, (1, 2)).eval()
+    net = build_deeplab(Segmentation(rates=(1, 2)), small, 5).eval()
     with torch.no_grad():
         assert net(torch.randn(2, 3, 33, 50))["out"].shape == (2, 5, 33, 50)
-    frozen = build_deeplab(small.model_copy(update={"frozen_stages": 4}), 5, (1, 2))
+    frozen = build_deeplab(Segmentation(rates=(1, 2)), small.model_copy(update={"frozen_stages": 4}), 5)
     assert not any(p.requires_grad for p in frozen.backbone.parameters())
     assert all(p.requires_grad for p in frozen.classifier.parameters())
