@@ -1,6 +1,6 @@
 """Evaluation of 1,449 label maps of VOC's size, read from PNG files: python benchmarks/evaluation.py [MAPS]
 
-Through the stage's own functions, on as many processes as there are cores; beside it a confusion matrix as it is often
+Through the stage's own function, in as many threads as there are cores; beside it a confusion matrix as it is often
 written, over int64 indices of the counted pixels, for one process.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +17,8 @@ from PIL import Image
 
 from sfc.data.dataset import Dataset, open_folder
 from sfc.data.images import write_mask
-from sfc.engine import LocalEngine, shards
 from sfc.metrics import confusion
-from sfc.scores import merge
-from sfc.stages.evaluation import _count
+from sfc.stages.evaluation import count
 
 CHANNELS, BOUND = 21, 10.0
 
@@ -70,16 +67,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         data = generate(Path(folder), number)
         split = data.split("val")
-        work = partial(_count, folder=data.root / "predictions", data=data, split=split)
         seconds = []
         for _ in range(3):
             begin = time.perf_counter()
-            tally = merge(LocalEngine().map(work, shards(len(split))))
-            tally.write(data.root, np.arange(1, CHANNELS))
+            count(data.root / "predictions", data, split).write(data.root, np.arange(1, CHANNELS))
             seconds.append(time.perf_counter() - begin)
     print(f"{number} label maps of 375 x 500; {machine()}")
     print(f"one confusion matrix: usual {pair['usual'] * 1000:.2f} ms, ours {pair['ours'] * 1000:.2f} ms")
-    print(verdict("seconds, the start of the processes with them", float(np.median(seconds)), BOUND))
+    print(verdict("seconds", float(np.median(seconds)), BOUND))
 
 
 if __name__ == "__main__":
