@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from sfc.config import Crf
-from sfc.refine.crf import crf_labels
+from sfc.data.images import VOID
+from sfc.refine.crf import crf_labels, ir_labels
 
 
 @pytest.fixture
@@ -61,3 +62,16 @@ def test_images_may_be_read_only_strided_or_tiny(scene) -> None:
 def test_the_same_labels_come_out_every_time(scene) -> None:
     image, _, noisy = scene
     assert np.array_equal(crf_labels(image, noisy, 2, Crf()), crf_labels(image, noisy, 2, Crf()))
+
+
+def test_labels_for_irn_are_void_where_the_second_crf_alone_sees_foreground(scene) -> None:
+    image, truth, _ = scene
+    inner = np.zeros_like(truth)
+    inner[15:25, 20:30] = 1
+    maps = np.zeros((2, *truth.shape), np.float32)
+    maps[0], maps[1] = 0.5, np.where(inner == 1, 0.9, np.where(truth == 1, 0.4, 0.1))
+    plain = Crf(gaussian_compat=0, bilateral_compat=0)
+    labels = ir_labels(image, maps, plain)
+    assert np.array_equal(labels, np.where(inner == 1, 1, np.where(truth == 1, VOID, 0)))
+    assert labels.dtype == np.uint8 and maps[0, 0, 0] == 0.5
+    assert (ir_labels(image, maps[:1], plain) == 0).all()
