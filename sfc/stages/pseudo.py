@@ -22,17 +22,20 @@ from sfc.scores import Tally, merge
 
 VERSION = 2
 LABELS = "labels"
-BATCH_PIXELS = 16 * 512 * 512
-"""Images of one size walk together on a GPU up to this many pixels; it changes the speed alone."""
+
+
+def group_pixels(device: torch.device) -> int:
+    """Images of one size and number of labels walk together up to this many pixels. Small ones share what a step costs
+    whatever its size; a GPU is idle with one image. It changes the speed alone."""
+    return (64 if device.type == "cuda" else 1) * 256 * 256
 
 
 def _walked(
     indices: Sequence[int], section: Pseudo, maps: Path, edges: Path, split: Split
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Index and label (H, W) of some images by the random walk. On a GPU, images of one size and number of labels walk
-    together, which costs little more than one; a CPU works best on what fits its cache, one image."""
+    """Index and label (H, W) of some images by the random walk."""
     device = default_device()
-    limit = BATCH_PIXELS if device.type == "cuda" else 0
+    limit = group_pixels(device)
     waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray, Tensor, Tensor]]] = {}
 
     def flush(shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:

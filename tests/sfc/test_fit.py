@@ -15,7 +15,7 @@ from sfc.data import Dataset
 from sfc.data.crops import Crop, Crops
 from sfc.engine import LocalEngine, numerics
 from sfc.errors import Diverged
-from sfc.fit import CHECKPOINT, HISTORY, WEIGHTS, fit, poly
+from sfc.fit import CHECKPOINT, HISTORY, WEIGHTS, build_optimiser, fit, poly
 from sfc.image_bank import Recipe
 from sfc.stages import classifier
 
@@ -205,3 +205,21 @@ def test_losses_are_averaged_over_the_steps_of_an_epoch(tiny: Dataset, tmp_path:
     history = probe(model, tiny, tmp_path)
     for epoch in range(2):
         assert history[epoch]["one"] == pytest.approx(sum(model.values[2 * epoch : 2 * epoch + 2]) / 2, rel=1e-5)
+
+
+def test_the_optimiser_as_published_has_the_weight_decay_for_its_momentum(tiny: Dataset, tmp_path: Path) -> None:
+    for kind, momentum in (("sgd_as_published", 1e-4), ("sgd", 0.9)):
+        groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": 0.1}]
+        (group,) = build_optimiser(groups, kind, momentum=0.9, weight_decay=1e-4).param_groups
+        assert (group["momentum"], group["weight_decay"]) == (momentum, 1e-4)
+    model = Probe()
+    options = {"momentum": 0.9, "weight_decay": 0.1, "power": 0.0, "epochs": 1}
+    probe(model, tiny, tmp_path, optimiser="sgd_as_published", **options)
+    first, decayed = -0.1, 1 - 0.1 * 0.1
+    assert float(model.weight.detach()) == pytest.approx(first - 0.1 * (0.1 + decayed), rel=1e-5)
+
+
+def test_without_a_bound_the_gradient_is_not_clipped(tiny: Dataset, tmp_path: Path) -> None:
+    model = Probe(slope=50.0)
+    probe(model, tiny, tmp_path, clip=None, power=0.0, epochs=1)
+    torch.testing.assert_close(model.values[1], -5.0, rtol=1e-4, atol=0)

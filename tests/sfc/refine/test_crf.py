@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from sfc.config import Crf, Evaluation
-from sfc.refine.crf import PRESETS, crf_labels, crf_probabilities
+from sfc.data.images import VOID
+from sfc.refine.crf import PRESETS, crf_labels, crf_probabilities, ir_labels
 
 
 @pytest.fixture
@@ -103,3 +104,16 @@ def test_a_class_that_is_nowhere_likely_may_be_left_out(scene) -> None:
 def test_a_single_class_needs_no_crf(scene) -> None:
     image = scene[0]
     assert not crf_probabilities(image, np.ones((1, *image.shape[:2]), np.float32), PRESETS["toco"]).any()
+
+
+def test_labels_for_irn_are_void_where_the_second_crf_alone_sees_foreground(scene) -> None:
+    image, truth, _ = scene
+    inner = np.zeros_like(truth)
+    inner[15:25, 20:30] = 1
+    maps = np.zeros((2, *truth.shape), np.float32)
+    maps[0], maps[1] = 0.5, np.where(inner == 1, 0.9, np.where(truth == 1, 0.4, 0.1))
+    plain = Crf(gaussian_compat=0, bilateral_compat=0)
+    labels = ir_labels(image, maps, plain)
+    assert np.array_equal(labels, np.where(inner == 1, 1, np.where(truth == 1, VOID, 0)))
+    assert labels.dtype == np.uint8 and maps[0, 0, 0] == 0.5
+    assert (ir_labels(image, maps[:1], plain) == 0).all()

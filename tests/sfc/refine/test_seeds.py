@@ -8,7 +8,7 @@ import torch
 
 from sfc.config import Pseudo
 from sfc.metrics import THRESHOLDS, confusion, seed_histogram, sweep
-from sfc.refine.seeds import hard_labels, strongest
+from sfc.refine.seeds import as_classes, hard_labels, ruled_maps, strongest
 
 
 @pytest.fixture
@@ -74,3 +74,17 @@ def test_the_sweep_agrees_with_the_configured_rule(maps, threshold: float, level
     matrices = sweep(seed_histogram(truth, *strongest(keys, cam, cam, 0), 5))
     (index,) = np.flatnonzero(np.isclose(THRESHOLDS, threshold))
     assert np.array_equal(matrices[index], confusion(truth, labels, 5)[:, :5])
+
+
+@pytest.mark.parametrize("background", ["threshold", "offset"])
+def test_the_argmax_of_the_ruled_maps_gives_the_seeds(maps, background: str) -> None:
+    section = Pseudo(background=background, threshold=0.5)
+    ruled = ruled_maps(*maps, section, section.fusion)
+    assert ruled.shape == maps[0].shape and ruled.min() >= 0
+    assert np.array_equal(ruled.argmax(0).numpy(), hard_labels(*maps, section))
+
+
+def test_indices_become_classes_and_void_stays() -> None:
+    label = np.array([[0, 1, 2], [255, 2, 0]], np.uint8)
+    found = as_classes(label, np.array([0, 7, 80]))
+    assert found.tolist() == [[0, 7, 80], [255, 80, 0]] and found.dtype == np.uint8
