@@ -87,7 +87,8 @@ def classifier_map(logits_NChw: Tensor, valid_NKhw: Tensor | None = None) -> Ten
 def pixel_correlation(cam_NKhw: Tensor, feature_NDhw: Tensor) -> Tensor:
     """Spread a map over similar pixels: m A A, with A = relu(F^T F), each column over its sum + 1e-5.
 
-    The column sums divide the small products m A instead of the (hw)^2 matrix, so that A is held once.
+    The norms are read off the diagonal of F^T F, so no normalised copy of the feature is held; the column sums divide
+    the small products m A instead of the (hw)^2 matrix.
 
     Args:
         cam_NKhw: a map with its background.
@@ -96,10 +97,12 @@ def pixel_correlation(cam_NKhw: Tensor, feature_NDhw: Tensor) -> Tensor:
     Returns:
         (N, K, h, w) float32; gradients flow into both arguments.
     """
-    feature = unit(feature_NDhw.float().flatten(2))
+    feature = feature_NDhw.flatten(2)
     product = feature.transpose(1, 2) @ feature
     with full_precision(product):
-        affinity = product.float().relu_()
+        product = product.float()
+        norm = product.diagonal(dim1=1, dim2=2).clamp(min=1e-30).sqrt() + EPS
+        affinity = product.relu() / (norm[:, :, None] * norm[:, None, :])
         column_sum = affinity.sum(dim=1, keepdim=True) + EPS
         cam = cam_NKhw.flatten(2)
         for _ in range(2):
