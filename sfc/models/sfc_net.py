@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfc.cam import classifier_map, pixel_correlation, prototype_map, resize, unit
@@ -68,6 +69,11 @@ class SFCNet(nn.Module):
         )
         return Features(resize(image, size, align_corners=True), self.classifier(last), last, torch.cat(sides, 1))
 
+    def _correlation_feature(self, features: Features) -> Tensor:
+        """f9 of [image; x4], (N, D4, h, w); the two parts are added, so that they are never held side by side."""
+        of_image, of_semantic = self.f9.weight.split([3, self.f9.in_channels - 3], dim=1)
+        return F.conv2d(features.semantic, of_semantic).add_(F.conv2d(features.image, of_image))
+
     def maps(
         self, features: Features, valid_NKhw: Tensor | None = None, *, correlation: bool = True, prototype: bool = True
     ) -> tuple[Tensor, Tensor | None]:
@@ -84,7 +90,7 @@ class SFCNet(nn.Module):
         """
         cam = classifier_map(features.logits, valid_NKhw)
         if correlation:
-            cam = pixel_correlation(cam, self.f9(torch.cat([features.image, features.semantic], dim=1)))
+            cam = pixel_correlation(cam, self._correlation_feature(features))
         return cam, prototype_map(cam, features.hierarchical, valid_NKhw) if prototype else None
 
 
