@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import math
+
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from benchmarks.random_walk import dense_walk
 from sfc.config import Walk
-from sfc.refine.random_walk import offsets, random_walk, step_matrix, step_weights, walk_labels, walk_scores
+from sfc.refine.random_walk import (
+    chebyshev_power,
+    offsets,
+    random_walk,
+    step_matrix,
+    step_weights,
+    walk_labels,
+    walk_scores,
+)
 
 
 def maps_and_edge(number: int, channels: int, height: int, width: int, seed: int = 0) -> tuple[Tensor, Tensor]:
@@ -124,3 +135,11 @@ def test_a_class_without_a_seed_gets_no_pixel_and_disturbs_none() -> None:
     maps, edge = torch.rand(1, 3, 20, 24), torch.rand(1, 5, 6) / 2
     more = torch.cat([maps, torch.zeros(1, 1, 20, 24)], 1)
     assert torch.equal(walk_labels(more, edge, Walk(steps=9)), walk_labels(maps, edge, Walk(steps=9)))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 2, 7, 256, 1000])
+def test_the_short_sum_of_polynomials_is_the_power(steps: int) -> None:
+    coefficients = chebyshev_power(steps)
+    t = np.cos(np.linspace(0, np.pi, 401))
+    assert np.abs(np.polynomial.chebyshev.chebval(t, coefficients) - t**steps).max() < 2e-8
+    assert len(coefficients) <= min(steps, math.sqrt(2 * steps * math.log(2e8))) + 1
