@@ -121,7 +121,7 @@ def run(
     section: Segmentation,
     backbone: Backbone,
     labels: Path,
-    start: Path | None,
+    start: Path | None = None,
     data: Dataset,
     split: Split,
     seed: int,

@@ -174,3 +174,13 @@ def test_a_crf_leaves_predictions_alone_behind_it_and_goes_on_where_it_stopped(w
     first = tmp_path / "a" / "predictions" / f"{world.val.ids[0]}.png"
     first.unlink()
     assert evaluate(world, tmp_path / "a", model, crf="deeplab") == whole
+
+
+def test_it_may_start_from_the_classifier_s_backbone(world: World, tmp_path: Path) -> None:
+    section = SEGMENTATION.model_copy(update={"lr": 1e-12, "weight_decay": 0.0, "start": "classifier"})
+    common = {"backbone": BACKBONE, "data": world.data, "labels": world.folder("pseudo") / "labels", "seed": 0}
+    start = world.folder("classifier")
+    segmentation.run(tmp_path, world.engine, section=section, split=world.train, start=start, **common)
+    trained, classifier = (torch.load(folder / "model.pt", weights_only=True) for folder in (tmp_path, start))
+    name = "backbone.stem.0.weight"
+    assert torch.allclose(trained[f"backbone.{name}"], classifier[name], atol=1e-9)
