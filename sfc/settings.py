@@ -36,10 +36,13 @@ for _first, _rules in _Loader.yaml_implicit_resolvers.items():
 
 def parse_yaml(text: str) -> Any:
     """A YAML document of plain values; no tag can make an object."""
+    loader = _Loader(text)
     try:
-        return yaml.load(text, _Loader)  # a SafeLoader
+        return loader.get_single_data()
     except (ValueError, AttributeError) as error:  # a value that looks like a date and is none
         raise yaml.YAMLError(str(error)) from error
+    finally:
+        loader.dispose()
 
 
 class _Dumper(yaml.SafeDumper):
