@@ -114,7 +114,7 @@ def random_walk(maps_NCab: Tensor, edge_Nab: Tensor, *, radius: int, beta: float
     """x T^steps, with x the maps off the edges and T the column-normalised transition matrix.
 
     T is similar to a symmetric matrix with eigenvalues in [-1, 1] (the affinity between the roots of its column sums),
-    so its power is a short sum of Chebyshev polynomials: 98 products for the 256 steps.
+    so its power is a short sum of Chebyshev polynomials: 90 products for the 256 steps.
 
     Args:
         maps_NCab: maps, >= 0.
