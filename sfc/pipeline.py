@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -78,6 +79,12 @@ class Pipeline:
         self.split: Callable[[str], Split] = cache(self.data.split)
         self._by_content = cache(by_content)
         self._done: dict[str, Path] = {}
+
+    def changed(self, config: Config) -> Pipeline:
+        """Another configuration on the same data, store and engine."""
+        other = copy(self)
+        other.config = config
+        return other
 
     @property
     def train(self) -> Split:

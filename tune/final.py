@@ -1,4 +1,4 @@
-"""The best complete trial of a study through every stage: python tune/final.py --study NAME."""
+"""The best trials of a study through every stage, with several seeds: python tune/final.py --study NAME."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 from rich.console import Console
 from rich.table import Table
@@ -20,10 +22,17 @@ from sfc.errors import UserError
 from sfc.pipeline import Pipeline, Result
 from sfc.settings import change_config, dump_config, merge, nest, parse_override
 from sfc.stages.pseudo import LABELS
-from sfc.store import Store, write_atomic
+from sfc.store import Store, digest, write_atomic
+from tune.cluster import connect, slots
+from tune.parameter import Value
 from tune.ray_engine import RayEngine
-from tune.study import complete, load_study, values_of
-from tune.tracking import EXPERIMENT, FIGURE_IMAGES, Tracker, tracking_uri, versions
+from tune.stats import kendall
+from tune.study import complete, load_study, name_of, values_of
+from tune.tracking import EXPERIMENT, Tracker, tracking_uri, versions
+from tune.trial import collect
+from tune.trial_log import FIGURE_IMAGES
+
+FINALS = "finals.json"
 
 
 def best_config(study: optuna.Study) -> Config:
@@ -34,28 +43,46 @@ def best_config(study: optuna.Study) -> Config:
     """
     ranked = complete(study)
     if not ranked:
-        raise UserError(f"the study {study.study_name} has no trial that ran in full, so there is no best one")
-    best = ranked[0]
-    changes: dict[str, Any] = values_of(best) | {"selected_on": study.user_attrs["split"]}
-    if study.user_attrs["metric"].startswith("seed/best") and "pseudo.threshold" not in changes:
-        changes["pseudo.threshold"] = best.user_attrs["metrics"]["seed/best_threshold"]
-    return change_config(Config.model_validate_json(json.dumps(study.user_attrs["base"])), changes)
+        raise UserError(f"the study {name_of(study)} has no trial that ran in full, so there is no best one")
+    changes: dict[str, Any] = values_of(ranked[0])
+    if sweeps(study):
+        changes["pseudo.threshold"] = ranked[0].user_attrs["metrics"]["seed/best_threshold"]
+    return change_config(base_of(study), changes)
 
 
-def flat(config: Config) -> dict[str, Any]:
-    """Every setting by `section.key`."""
+def base_of(study: optuna.Study) -> Config:
+    """The configuration over which the study's trials put their settings."""
+    return Config.model_validate_json(json.dumps(study.user_attrs["base"]))
 
-    def walk(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in values.items():
-            found |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        return found
 
-    return walk(config.model_dump(mode="json"), "")
+def sweeps(study: optuna.Study) -> bool:
+    """Whether the background threshold is the best one on the masks that choose, run by run, and not searched."""
+    return study.user_attrs["metric"].startswith("seed/best") and "pseudo.threshold" not in study.user_attrs["published"]
+
+
+def with_overrides(config: Config, changes: dict[str, Value], overrides: Sequence[str]) -> Config:
+    """A configuration with settings put over it, then with `section.key=value` words."""
+    values: dict[str, Any] = config.model_dump(mode="json")
+    words = ((".".join(map(str, address)), value) for address, value in map(parse_override, overrides))
+    for name, value in [*changes.items(), *words]:
+        values = merge(values, nest(name.split("."), value))
+    return Config.model_validate_json(json.dumps(values))
+
+
+def run_one(config: Config, store: Store, engine: RayEngine, metric: str | None, *, sweep: bool) -> tuple[Pipeline, Result]:
+    """All stages of one configuration, its background threshold chosen on the select split where `sweep` says so."""
+    pipeline = Pipeline(config, store, engine)
+    if sweep:
+        seeds = json.loads((pipeline.seed(config.data.select) / "metrics.json").read_text(encoding="utf-8"))
+        pipeline = pipeline.changed(change_config(config, {"pseudo.threshold": seeds["best"]["threshold"]}))
+    result = pipeline.run()
+    if metric is not None and metric.startswith("proxy/"):
+        collect(pipeline, result, "proxy")
+    return pipeline, result
 
 
 def draw(folder: Path, pipeline: Pipeline, result: Result) -> None:
-    """The final's figures: maps and labels over images of train and val, bars by class, losses of both trainings."""
+    """A run's figures: maps and labels over images of train and val, bars by class, losses of both trainings."""
     config, data = pipeline.config, pipeline.data
     shown = {
         config.data.train: {"pseudo-label": pipeline.pseudo() / LABELS},
@@ -69,6 +96,18 @@ def draw(folder: Path, pipeline: Pipeline, result: Result) -> None:
         plots.curves(folder / f"losses_{name}.png", json.loads((stage / "history.json").read_text(encoding="utf-8")))
 
 
+def summary(result: Result) -> dict[str, Any]:
+    """A result as JSON."""
+    return {
+        "metrics": result.metrics,
+        "supervision": result.supervision,
+        "iou": result.iou,
+        "conditions": result.conditions,
+        "label_source": result.label_source,
+        "folders": {name: str(path) for name, path in result.folders.items()},
+    }
+
+
 def run_final(
     study: optuna.Study,
     results: Path,
@@ -77,68 +116,101 @@ def run_final(
     workers: int,
     address: str | None = None,
     overrides: Sequence[str] = (),
-) -> tuple[Config, Result, Path]:
-    """All stages for the best complete trial, on Ray; what the store has is not done again.
+) -> dict[str, Any]:
+    """All stages for the best complete trials, each with the space's seeds, on Ray; what the store has is not done
+    again. Kept is the trial with the best mean objective: the split that reports chooses nothing.
 
     Args:
         study: with at least one complete trial.
         results: the results folder.
-        tracker: writes the final's run.
+        tracker: writes a run for each.
         workers: of each training.
         address: of a Ray cluster.
-        overrides: `section.key=value` words put over the best settings.
+        overrides: `section.key=value` words put over the settings.
 
     Returns:
-        Its configuration, its numbers, and the folder of best.yaml, metrics.json and figures.
+        What finals.json holds, beside which lie best.yaml, metrics.json and figures of the kept one.
     """
-    best = best_config(study)
-    changes = dict(study.user_attrs["final"])
-    values: dict[str, Any] = best.model_dump(mode="json")
-    for name, value in [*changes.items(), *((".".join(map(str, a)), v) for a, v in map(parse_override, overrides))]:
-        values = merge(values, nest(name.split("."), value))
-    config = change_config(best, changes) if not overrides else Config.model_validate_json(json.dumps(values))
-    folder = results / "final" / study.study_name
+    best_config(study)
+    connect(address)
+    wanted, metric = study.user_attrs["final"], study.user_attrs["metric"]
+    base, trials = base_of(study), complete(study)[: wanted["top"]]
+    jobs = [
+        (trial.number, with_overrides(base, values_of(trial) | wanted["set"] | {"seed": base.seed + i}, overrides))
+        for trial in trials
+        for i in range(wanted["seeds"])
+    ]
+    at_once = min(len(jobs), slots_for(workers))
+    with ThreadPoolExecutor(at_once) as pool:  # each waits for Ray, which does the work
+        done = list(
+            pool.map(
+                lambda job: run_one(
+                    job[1], Store(results / "store"), RayEngine(workers, results, at_once), metric, sweep=sweeps(study)
+                ),
+                jobs,
+            )
+        )
+    finals: dict[str, Any] = {"metric": metric, "trials": []}
+    for trial in trials:
+        runs = [
+            {"seed": pipeline.config.seed, **summary(result)}
+            for (number, _), (pipeline, result) in zip(jobs, done, strict=True)
+            if number == trial.number
+        ]
+        mean = float(np.mean([run["metrics"][metric] for run in runs]))
+        finals["trials"].append({"trial": trial.number, "value": trial.value, "mean": mean, "runs": runs})
+    finals["chosen"] = max(finals["trials"], key=lambda t: t["mean"])["trial"]
+    held = [(t["value"], np.mean([r["metrics"]["val/miou"] for r in t["runs"]])) for t in finals["trials"]]
+    tau = kendall(*zip(*held, strict=True)) if "val/miou" in done[0][1].metrics else None
+    finals["tau"] = vars(tau) if tau else None
+
+    name = name_of(study)
+    folder = results / "final" / name
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    write_atomic(folder / "best.yaml", dump_config(config))
-
-    name = study.study_name
-    parent = tracker.find(name)
-    run = tracker.start(
-        f"{name}/final",
-        f"{name}-final",
-        {"sfc.kind": "final", "sfc.study": name},
-        parent.info.run_id if parent else None,
-    )
-    pipeline = Pipeline(config, Store(results / "store"), RayEngine(workers, results, address))
-    result = pipeline.run()
+    [(pipeline, result), *_] = [d for (number, _), d in zip(jobs, done, strict=True) if number == finals["chosen"]]
+    write_atomic(folder / "best.yaml", dump_config(pipeline.config))
+    write_atomic(folder / "metrics.json", json.dumps(summary(result), indent=1))
+    write_atomic(folder / FINALS, json.dumps(finals, indent=1))
     draw(folder / "figures", pipeline, result)
-    summary = {
-        "metrics": result.metrics,
-        "supervision": result.supervision,
-        "iou": result.iou,
-        "conditions": result.conditions,
-        "label_source": result.label_source,
-        "folders": {name: str(path) for name, path in result.folders.items()},
-    }
-    write_atomic(folder / "metrics.json", json.dumps(summary, indent=1))
 
-    tracker.log(
-        run,
-        params=flat(config),
-        metrics=result.metrics,
-        history=json.loads((pipeline.classifier() / "history.json").read_text(encoding="utf-8")),
-        tags=versions()
-        | {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True"}
-        | {f"supervision.{k}": v for k, v in result.supervision.items() if k.endswith("miou")},
-    )
-    tracker.client.log_artifacts(run, str(folder))
-    tracker.end(run)
-    return config, result, folder
+    parent = tracker.find(name)
+    for (number, config), (each, numbers) in zip(jobs, done, strict=True):
+        run = tracker.start(
+            f"{name}/final/{digest(config.model_dump(mode='json'))[:8]}",
+            f"{name}-final-{number:03d}-seed{config.seed}",
+            {"sfc.kind": "final", "sfc.study": name, "sfc.trial": str(number)},
+            parent.info.run_id if parent else None,
+        )
+        [trial] = [t for t in trials if t.number == number]
+        tracker.log(
+            run,
+            params=values_of(trial) | {"seed": config.seed, "pseudo.threshold": each.config.pseudo.threshold},
+            metrics=numbers.metrics,
+            history=json.loads((each.classifier() / "history.json").read_text(encoding="utf-8")),
+            tags=versions()
+            | {"data.fingerprint": each.train.fingerprint, "sfc.complete": "True", "sfc.kept": str(each is pipeline)}
+            | {f"supervision.{k}": v for k, v in numbers.supervision.items() if k.endswith("miou")},
+        )
+        if each is pipeline:
+            tracker.client.log_artifacts(run, str(folder))
+        tracker.end(run)
+    return finals | {"folder": str(folder)}
 
 
-def show_final(console: Console, result: Result, folder: Path) -> None:
-    """The final's numbers, stage by stage."""
-    table = Table(title="final run, stage by stage", title_justify="left")
+def slots_for(workers: int) -> int:
+    """Runs that the cluster trains at once, each with that many workers, a GPU each where there are any."""
+    import ray
+
+    gpus = ray.cluster_resources().get("GPU", 0) > 0
+    return slots(workers, workers if gpus else 0)
+
+
+def show_final(console: Console, finals: dict[str, Any]) -> None:
+    """The finals' numbers, and those of the kept one stage by stage."""
+    [kept] = [t for t in finals["trials"] if t["trial"] == finals["chosen"]]
+    first = kept["runs"][0]
+    metrics = first["metrics"]
+    table = Table(title=f"final run of trial {kept['trial']}, seed {first['seed']}", title_justify="left")
     for column in ("stage", "mIoU", "head", "middle", "tail", "masks it has seen"):
         table.add_column(column, justify="left" if column in ("stage", "masks it has seen") else "right")
     titles = {
@@ -148,16 +220,41 @@ def show_final(console: Console, result: Result, folder: Path) -> None:
         "val": "segmentation, val split",
     }
     for name, title in titles.items():
-        if f"{name}/miou" in result.metrics:
-            parts = [result.metrics.get(f"{name}/miou{part}") for part in ("", "_head", "_middle", "_tail")]
+        if f"{name}/miou" in metrics:
+            parts = [metrics.get(f"{name}/miou{part}") for part in ("", "_head", "_middle", "_tail")]
             shown = ["-" if v is None else f"{v:.4f}" for v in parts]
-            table.add_row(title, *shown, result.supervision[f"{name}/miou"])
+            table.add_row(title, *shown, first["supervision"][f"{name}/miou"])
     console.print(table)
-    if result.label_source == "masks":
+    if len(finals["trials"]) > 1:
+        console.print(_ranking(finals))
+    if first["label_source"] == "masks":
         console.print("the image labels were derived from the masks")
-    console.print(f"settings, numbers, figures: {folder}", soft_wrap=True)
-    for name, path in result.folders.items():
+    console.print(f"settings, numbers, figures: {finals['folder']}", soft_wrap=True)
+    for name, path in first["folders"].items():
         console.print(f"{name}: {path}", soft_wrap=True)
+
+
+def _ranking(finals: dict[str, Any]) -> Table:
+    tau = finals["tau"]
+    held = (
+        f"Kendall's tau of search and val {tau['value']:+.2f} [{tau['low']:+.2f}, {tau['high']:+.2f}]"
+        if tau and np.isfinite(tau["value"])
+        else "too few trials for a rank correlation"
+    )
+    table = Table(
+        title="the best trials through all stages, mean over seeds",
+        title_justify="left",
+        caption=f"kept: the best objective over seeds, trial {finals['chosen']}; {held}",
+        caption_justify="left",
+    )
+    for column in ("trial", "search", finals["metric"], "segmentation, val", "seeds"):
+        table.add_column(column, justify="right")
+    for t in finals["trials"]:
+        val = [run["metrics"].get("val/miou", np.nan) for run in t["runs"]]
+        table.add_row(
+            str(t["trial"]), f"{t['value']:.4f}", f"{t['mean']:.4f}", f"{np.mean(val):.4f}", str(len(t["runs"]))
+        )
+    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -175,16 +272,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         study = load_study(given.study, given.results)
         best_config(study)
         tracker = Tracker(tracking_uri(given.results), given.results)
-        _, result, folder = run_final(
-            study,
-            given.results,
-            tracker,
-            workers=given.workers,
-            address=given.address,
-            overrides=given.overrides,
+        finals = run_final(
+            study, given.results, tracker, workers=given.workers, address=given.address, overrides=given.overrides
         )
         console = Console()
-        show_final(console, result, folder)
+        show_final(console, finals)
         console.print(f"MLflow: experiment {EXPERIMENT} at {tracking_uri(given.results)}", soft_wrap=True)
         return 0
 

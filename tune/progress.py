@@ -8,15 +8,18 @@ import time
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from ray.tune import Callback
 from rich.console import Console
 from rich.table import Table
 
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
-from tune.space import Space, Value
-from tune.study import StudySearch, complete, counted, published, values_of
+from tune.edit import Edit
+from tune.parameter import Value
+from tune.searcher import StudySearch
+from tune.space import PARTS, Space
+from tune.study import complete, counted, name_of, published, values_of
 
 SAMPLES = 100
 SHOWN = 10
@@ -78,7 +81,7 @@ class Progress(Callback):
         if ranked:
             parts.append(f"best {ranked[0].value:.4f} (trial {ranked[0].number})")
         if reference is not None:
-            parts.append(f"published {reference.value:.4f}")
+            parts.append(f"published {reference[1]['value']:.4f}")
         left = budget - len(counted(study))
         if left > 0:
             pace = (time.monotonic() - self.begin) / self.ended
@@ -86,57 +89,69 @@ class Progress(Callback):
         self.console.print(" | ".join(parts), soft_wrap=True, highlight=False)
 
 
-def _state(trial: FrozenTrial) -> str:
-    epochs = trial.user_attrs.get("epoch", 0)
-    if trial.state == TrialState.COMPLETE:
-        return f"{epochs} epochs"
-    if trial.state == TrialState.PRUNED:
-        return f"stopped at {epochs}"
-    return "failed"
+def _settings(values: dict[str, Value], names: list[str]) -> str:
+    return ", ".join(f"{name.split('.')[-1]} {shown(values[name])}" for name in names if name in values)
 
 
 def show_study(console: Console, study: optuna.Study, space: Space) -> None:
-    """The best complete trials, the published one among them, and what the best changed and gained."""
+    """The best complete trials and the published setting, those that were stopped early apart, and what the best
+    changed and gained."""
     ranked, reference = complete(study), published(study)
     metric, names = space.file.objective.metric, list(space.file.parameters)
-    others = counted(study)
-    early = sum(t.state == TrialState.PRUNED for t in others)
-    failed = sum(t.state == TrialState.FAIL for t in others)
+    early = [t for t in counted(study) if t.state == TrialState.PRUNED]
+    failed = sum(t.state == TrialState.FAIL for t in counted(study))
     table = Table(
-        title=f"{study.study_name}: {len(ranked)} trials in full, {early} stopped early, {failed} failed",
+        title=f"{name_of(study)}: {len(ranked)} trials in full, {len(early)} stopped early, {failed} failed",
         title_justify="left",
+        caption=f"{metric}: {_supervision(study)}",
+        caption_justify="left",
     )
     for column in ("trial", metric, "tail", "settings"):
         table.add_column(column, justify="left" if column == "settings" else "right")
-    listed = ranked[:SHOWN]
-    if reference is not None and reference not in listed:
-        listed.append(reference)
-    for trial in listed:
-        values = values_of(trial)
+    for trial in ranked[:SHOWN]:
         tail = trial.user_attrs["metrics"].get(f"{metric}_tail", math.nan)
-        mark = " (published)" if trial is reference else ""
-        settings = ", ".join(f"{name.split('.')[-1]} {shown(values[name])}" for name in names if name in values)
-        table.add_row(f"{trial.number}{mark}", f"{trial.value:.4f}", f"{tail:.4f}", settings)
-    if listed:
+        table.add_row(str(trial.number), f"{trial.value:.4f}", f"{tail:.4f}", _settings(values_of(trial), names))
+    if reference is not None:
+        trial, tried = reference
+        tail = tried["metrics"].get(f"{metric}_tail", math.nan)
+        settings = _settings(space.file.published, names)
+        table.add_row(f"{trial.number} (published)", f"{tried['value']:.4f}", f"{tail:.4f}", settings)
+    if ranked:
         console.print(table)
+    if early:
+        stopped = ", ".join(f"{t.number} at epoch {t.user_attrs['epoch']}" for t in early)
+        console.print(f"stopped early, not ranked: {stopped}", soft_wrap=True, highlight=False)
     if not ranked or reference is None:
         return
-    best, before = ranked[0], values_of(reference)
-    if best is reference:
+    best, before = ranked[0], reference[1]
+    if best.value <= before["value"]:
         console.print("no trial beat the published setting")
         return
     gains = []
-    for part in ("", "_head", "_middle", "_tail"):
-        new, old = (t.user_attrs["metrics"].get(metric + part) for t in (best, reference))
+    for part in ("", *PARTS):
+        new, old = (numbers.get(metric + part) for numbers in (best.user_attrs["metrics"], before["metrics"]))
         if new is not None and old is not None:
             gains.append(f"{metric}{part} {old:.4f} -> {new:.4f} ({new - old:+.4f})")
     console.print("against the published setting: " + "; ".join(gains), soft_wrap=True, highlight=False)
     changed = [
-        f"{name} {shown(before.get(name))} -> {shown(value)}"
+        f"{name} {shown(space.file.published.get(name))} -> {shown(value)}"
         for name, value in values_of(best).items()
-        if before.get(name) != value
+        if space.file.published.get(name) != value
     ]
     console.print("changed: " + "; ".join(changed), soft_wrap=True, highlight=False)
+
+
+def _supervision(study: optuna.Study) -> str:
+    """Which masks the objective's numbers have seen."""
+    return "same masks" if study.user_attrs["split"] else "image-labels"
+
+
+def show_edit(console: Console, edit: Edit) -> None:
+    """What an edited space file changed, and what it means for the trials that there are."""
+    console.print("the space file was edited:\n  " + "\n  ".join(edit.changes), soft_wrap=True, highlight=False)
+    console.print(f"{len(edit.kept)} trials still fit and are kept", highlight=False)
+    for number, reason in edit.unfit.items():
+        console.print(f"  trial {number} does not count any more: {reason}", soft_wrap=True, highlight=False)
 
 
 def show_plan(console: Console, space: Space, name: str, pipeline: Pipeline) -> None:
@@ -148,7 +163,9 @@ def show_plan(console: Console, space: Space, name: str, pipeline: Pipeline) -> 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=space.file.budget.seed))
     for _ in range(SAMPLES):
-        chosen = space.suggest(study.ask())
+        trial = study.ask()
+        chosen = space.suggest(trial)
+        chosen |= space.suggest_inner(trial, chosen)
         try:
             space.config(chosen)
         except UserError as error:
@@ -157,17 +174,19 @@ def show_plan(console: Console, space: Space, name: str, pipeline: Pipeline) -> 
     table = Table(title=f"study {name}: what would run", title_justify="left")
     table.add_column("parameter")
     table.add_column("searched in")
+    table.add_column("by")
     table.add_column("published", justify="right")
     for key, parameter in file.parameters.items():
-        when = f", when {parameter.when}" if parameter.when else ""
-        table.add_row(key, f"{parameter.kind} {parameter.values()}{when}", shown(file.published.get(key, "")))
+        by = "each trial, on its maps" if key in space.inner else "trials"
+        table.add_row(key, parameter.text(), by, shown(file.published.get(key, "")))
     console.print(table)
-    rungs = file.asha.rungs(base.classifier.epochs) if file.asha else []
+    rungs = space.rungs(base)
     train, select = pipeline.train, pipeline.split(base.data.select)
+    inner = f", {file.budget.inner} settings of later stages tried in each" if space.inner else ""
     console.print(
         f"{file.budget.trials} trials of {base.classifier.epochs} epochs on {len(train)} images, compared at epochs "
-        f"{rungs or 'none'}; objective {file.objective.metric} on {len(select)} images of the split {select.name}; "
-        f"the final goes through all stages and reports on the split {base.data.val}",
+        f"{rungs or 'none'}{inner}; objective {file.objective.metric} on {len(select)} images of the split {select.name}; "
+        f"the best {file.final.top} x {file.final.seeds} seeds go through all stages and reports on the split {base.data.val}",
         soft_wrap=True,
     )
     console.print(f"{SAMPLES} sampled configurations are valid; nothing was started")

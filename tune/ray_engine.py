@@ -16,7 +16,6 @@ from ray.train.torch import TorchTrainer, get_device
 
 from sfc.engine import Context, Item, Output
 from sfc.errors import Diverged, UserError
-from tune.cluster import connect
 
 REASON = "diverged.txt"
 RETRIES = 2
@@ -53,15 +52,14 @@ class RayEngine:
     Args:
         workers: of a training; the effective batch is the setting, whatever their number.
         results: folder, seen by every node, for Ray Train's own files.
-        address: of the cluster; it is connected to when there is work.
+        beside: runs that share the cluster's CPUs with this one.
     """
 
-    def __init__(self, workers: int, results: Path, address: str | None = None) -> None:
-        self.workers, self.results, self.address = workers, results.absolute(), address
+    def __init__(self, workers: int, results: Path, beside: int = 1) -> None:
+        self.workers, self.results, self.beside = workers, results.absolute(), beside
 
     def _resources(self) -> tuple[int, int]:
         """CPUs and GPUs of the cluster."""
-        connect(self.address)
         there = ray.cluster_resources()
         return int(there.get("CPU", 1)), int(there.get("GPU", 0))
 
@@ -70,7 +68,7 @@ class RayEngine:
         all_cpus, gpus = self._resources()
         if self.workers > (gpus or all_cpus):
             raise UserError(f"{self.workers} workers, but the cluster has {all_cpus} CPUs and {gpus} GPUs")
-        cpus = 1 if gpus else max(1, all_cpus // self.workers)
+        cpus = 1 if gpus else max(1, all_cpus // (self.workers * self.beside))
         trainer = TorchTrainer(
             _worker,
             train_loop_config={"loop": loop, "arguments": args, "folder": str(folder), "cpus": cpus},
@@ -79,7 +77,7 @@ class RayEngine:
             ),
             run_config=RunConfig(
                 # Our checkpoints lie in the stage's folder, so a run of Ray Train is never resumed by its name.
-                name=f"{folder.parent.name}-{folder.stem}-{os.getpid()}-{int(time.time())}",
+                name=f"{folder.parent.name}-{folder.stem}-{os.getpid()}-{time.time_ns()}",
                 storage_path=str(self.results / "ray"),
                 failure_config=FailureConfig(max_failures=RETRIES),
             ),
@@ -89,7 +87,6 @@ class RayEngine:
             raise Diverged((folder / REASON).read_text(encoding="utf-8"))
 
     def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
-        connect(self.address)
         use_gpu = gpu and self._resources()[1] > 0
         task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(_task)
         shared = ray.put(function)

@@ -27,12 +27,15 @@ from sfc.settings import dump_config
 from sfc.store import Store
 from tune.cluster import connect, slots
 from tune.final import best_config, run_final, show_final
-from tune.progress import Progress, show_plan, show_study
+from tune.progress import Progress, show_edit, show_plan, show_study
 from tune.ray_engine import RETRIES
-from tune.space import Space, load_space, seconds
-from tune.study import StudySearch, complete, counted, meaning, one_driver, open_study
-from tune.tracking import EXPERIMENT, Tracker, TrialLogger, close_stale, tracking_uri, versions
+from tune.searcher import StudySearch
+from tune.space import PROXIES, Space, load_space, seconds
+from tune.storage import one_driver
+from tune.study import complete, counted, default_name, open_study, repair
+from tune.tracking import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions
 from tune.trial import Job, run_trial
+from tune.trial_log import TrialLogger
 
 
 def results_folder(text: str) -> Path:
@@ -52,10 +55,10 @@ def check_objective(space: Space, results: Path) -> Pipeline:
     for split in dict.fromkeys([splits.train, splits.select]):
         pipeline.split(split)
     needed = splits.train if objective.metric.startswith("pseudo/") else splits.select
-    if not pipeline.split(needed).has_masks:
+    if objective.needs_masks and not pipeline.split(needed).has_masks:
         raise UserError(
             f"the objective {objective.metric} needs masks, and the split {needed} of {pipeline.data.root} has none "
-            "(or not one for each image)"
+            f"(or not one for each image); objectives that need none: {', '.join(PROXIES)}"
         )
     return pipeline
 
@@ -63,10 +66,8 @@ def check_objective(space: Space, results: Path) -> Pipeline:
 def run_trials(
     study: optuna.Study,
     space: Space,
-    pipeline: Pipeline,
     results: Path,
-    tracker: Tracker,
-    parent: str,
+    logger: TrialLogger,
     console: Console,
     *,
     trials: int,
@@ -78,7 +79,7 @@ def run_trials(
     connect(address)
     at_once = slots(1, gpus)
     search = StudySearch(study, space, trials, deadline)
-    asha, epochs = space.file.asha, space.base.classifier.epochs
+    asha, epochs = space.asha, space.base.classifier.epochs
     scheduler = (
         ASHAScheduler(
             time_attr="epoch",
@@ -93,13 +94,13 @@ def run_trials(
     )
     job = Job(space, results / "store")
     trainable = ray.tune.with_resources(functools.partial(run_trial, job=job), {"cpu": 1, "gpu": gpus})
-    logger = TrialLogger(tracker, search, space, parent, pipeline.data)
     tuner = Tuner(
         trainable,
         tune_config=TuneConfig(
             search_alg=search,
             scheduler=scheduler,
             num_samples=trials,
+            time_budget_s=max(1.0, deadline - time.monotonic()) if math.isfinite(deadline) else None,
             max_concurrent_trials=at_once,
             reuse_actors=True,
         ),
@@ -114,8 +115,7 @@ def run_trials(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         tuner.fit()
-    logger.finish()
-
+    repair(study)  # trials that the time-out stopped
 
 def search(given: argparse.Namespace, console: Console, *, final: bool = True) -> int:
     """The whole command; without `final` it ends after the trials. Returns the exit code."""
@@ -123,26 +123,26 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
     limit = given.time or space.file.budget.time
     deadline = time.monotonic() + (seconds(limit) if limit else math.inf)
     pipeline = check_objective(space, given.results)
-    name = given.study or f"{Path(given.space).stem}-{meaning(space)[:8]}"
+    name = given.study or default_name(space, Path(given.space).stem)
     if given.dry_run:
         show_plan(console, space, name, pipeline)
         return 0
 
     with one_driver(given.results / "studies" / f"{name}.lock"):
-        study = open_study(name, space, given.results)
+        study, edit = open_study(name, space, given.results)
+        if edit:
+            show_edit(console, edit)
         tracker = Tracker(tracking_uri(given.results), given.results)
+        found = versions() | {"data.fingerprint": pipeline.train.fingerprint}
         command = f"python tune/search.py {shlex.join(given.words)}"
-        tags = {"sfc.kind": "search", "sfc.study": name, "sfc.command": command}
-        parent = tracker.start(name, name, tags)
-        close_stale(tracker, name, running=set())
-        tracker.log(
-            parent,
-            params={
-                f"space.{k}": p.model_dump(mode="json", exclude_none=True) for k, p in space.file.parameters.items()
-            },
-            tags=versions() | {"data.fingerprint": pipeline.train.fingerprint},
-        )
+        study.set_user_attr("command", command)
+        study.set_user_attr("commit", found["git.commit"])
+        parent = tracker.start(name, name, {"sfc.kind": "search", "sfc.study": name})
+        tracker.log(parent, params=fixed_settings(space.base), tags=found | {"sfc.command": command})
         tracker.text(parent, dump_config(space.base), "base.yaml")
+        tracker.text(parent, space.text(), "space.yaml")
+        logger = TrialLogger(tracker, study, space, parent, pipeline.data)
+        logger.catch_up()
 
         left = space.file.budget.trials - len(counted(study))
         console.print(f"study {name}: {len(counted(study))} trials done, {max(0, left)} to go", soft_wrap=True)
@@ -150,16 +150,16 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             run_trials(
                 study,
                 space,
-                pipeline,
                 given.results,
-                tracker,
-                parent,
+                logger,
                 console,
                 trials=left,
                 deadline=deadline,
                 address=given.address,
                 gpus=given.gpus_per_trial,
             )
+        logger.catch_up()
+        logger.finish()
         if len(counted(study)) < space.file.budget.trials and time.monotonic() < deadline:
             console.print("stopped; the same command goes on from here")
             return 130
@@ -171,9 +171,10 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             return 1
         tracker.text(parent, dump_config(best_config(study)), "best.yaml")
         tracker.log(parent, metrics={f"best/{k}": v for k, v in complete(study)[0].user_attrs["metrics"].items()})
+        console.print(outlook([t.value for t in sorted(complete(study), key=lambda t: t.datetime_complete)]))
         if final:
-            _, result, folder = run_final(study, given.results, tracker, workers=given.workers, address=given.address)
-            show_final(console, result, folder)
+            finals = run_final(study, given.results, tracker, workers=given.workers, address=given.address)
+            show_final(console, finals)
         tracker.end(parent)
         console.print(f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:", soft_wrap=True)
         console.print(f"  mlflow ui --backend-store-uri {tracking_uri(given.results)}", soft_wrap=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import optuna
+import yaml
 from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from sfc.config import Config, Count, Section
@@ -28,76 +29,35 @@ from sfc.settings import (
     read_yaml,
     setting_names,
 )
+from tune.parameter import Parameter, Value, applies, encode
 
 SPACES = EXPERIMENTS / "spaces"
-Value = float | int | str | bool | None | list[Any]
-
-
-class Parameter(Section):
-    """One searched setting: exactly one of the four kinds, and when it applies."""
-
-    uniform: tuple[float, float] | None = None
-    log_uniform: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
-    integer: tuple[int, int] | None = Field(None, alias="int")
-    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
-    when: Annotated[dict[str, Any], Field(default_factory=dict)]
-    """Other parameters and the value (or the list of values) at which this one is searched."""
-
-    def given(self) -> dict[str, tuple[Any, ...]]:
-        """The kinds that the file names, with their range or choices."""
-        kinds = {"uniform": self.uniform, "log_uniform": self.log_uniform, "int": self.integer, "choice": self.choice}
-        return {kind: values for kind, values in kinds.items() if values is not None}
-
-    @property
-    def kind(self) -> str:
-        return next(iter(self.given()))
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> Parameter:
-        given = self.given()
-        if len(given) != 1:
-            raise ValueError(f"needs exactly one of uniform, log_uniform, int, choice; has {list(given) or 'none'}")
-        if self.choice is None and self.values()[0] >= self.values()[1]:
-            raise ValueError(f"an empty range, {self.values()}: the low end must be below the high end")
-        return self
-
-    def values(self) -> list[Value]:
-        """Choices, or both ends of the range."""
-        return list(self.given()[self.kind])
-
-    def holds(self, value: Value) -> bool:
-        """Whether a value lies in the range or among the choices."""
-        if self.choice is not None:
-            return value in self.choice
-        low, high = self.values()
-        return isinstance(value, int | float) and low <= value <= high
-
-    def suggest(self, name: str, trial: optuna.Trial) -> Value:
-        """Ask Optuna for a value."""
-        if self.choice is not None:
-            return decode(trial.suggest_categorical(name, [encode(v) for v in self.choice]))
-        low, high = self.values()
-        if self.integer is not None:
-            return trial.suggest_int(name, low, high)
-        return trial.suggest_float(name, low, high, log=self.log_uniform is not None)
-
-
-def encode(value: Value) -> str | int | float | bool | None:
-    """A choice as Optuna can store it: lists become JSON."""
-    return json.dumps(value) if isinstance(value, list | tuple) else value
-
-
-def decode(value: Any) -> Value:
-    """The inverse of `encode`."""
-    return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
+INNER = ("cam.", "pseudo.")
+"""Sections of the stages after the classifier: their settings are searched on a trained classifier's maps."""
+METRICS = ("seed/best_miou", "seed/miou", "pseudo/miou")
+PROXIES = ("proxy/map_agreement", "proxy/crf_agreement", "proxy/classification_map")
+"""Objectives that need no mask."""
+PARTS = ("_head", "_middle", "_tail")
 
 
 class Objective(Section):
     """What a trial is judged by."""
 
     metric: str = "seed/best_miou"
+    """One of METRICS, or a part of one by class frequency; or one of PROXIES, which need no mask."""
     split: str | None = None
-    """Split whose masks choose, put in data.select; None: the base's."""
+    """Split whose images choose, put in data.select; None: the base's."""
+
+    @property
+    def needs_masks(self) -> bool:
+        return self.metric not in PROXIES
+
+    @model_validator(mode="after")
+    def _known(self) -> Objective:
+        known = [*(m + part for m in METRICS for part in ("", *PARTS)), *PROXIES]
+        if self.metric not in known:
+            raise ValueError(f"metric: {self.metric} can't be an objective. Known: {', '.join(known)}")
+        return self
 
 
 class Asha(Section):
@@ -120,8 +80,11 @@ class Budget(Section):
 
     trials: Count = 20
     """In all, those of earlier runs of the same study included."""
+    inner: Annotated[int, Field(ge=0)] = 10
+    """Settings of the stages after the classifier that each trial tries on its own maps; 0: they are searched together
+    with those of the classifier, one training for each."""
     time: str | None = None
-    """Such as 90s, 20m or 3h: no trial starts after it, for one run of the command."""
+    """Such as 90s, 20m or 3h, for one run of the command: trials that run then are stopped, and come first next."""
     seed: int = 0
     """Of the sampler."""
 
@@ -133,8 +96,11 @@ class Budget(Section):
 
 
 class Final(Section):
-    """What the final run does beside the best configuration."""
+    """What goes through all stages in the end: the best `top` trials, each with `seeds` seeds."""
 
+    top: Count = 3
+    seeds: Count = 1
+    """The base's and those after it. The trial with the best mean objective over them is the one that is kept."""
     set: Annotated[dict[str, Any], Field(default_factory=dict)]
     """Settings of the final run alone, such as longer training."""
 
@@ -171,31 +137,71 @@ class Space(BaseModel):
 
     file: SpaceFile
     base: Config
-    """With the command line's settings in it and data.select from the objective."""
+    """With the command line's settings in it, data.select from the objective, and selected_on: the split whose masks
+    choose, if masks do."""
+
+    @property
+    def inner(self) -> list[str]:
+        """Parameters that each trial searches by itself, on its maps: those of the stages after the classifier, where
+        there are others too. Where there are no others, one classifier serves all trials, from the store."""
+        names = list(self.file.parameters)
+        after = [name for name in names if name.startswith(INNER)]
+        return after if self.file.budget.inner and len(after) < len(names) else []
+
+    @property
+    def asha(self) -> Asha | None:
+        """How training is stopped early; None also where all trials share one classifier."""
+        return self.file.asha if not all(name.startswith(INNER) for name in self.file.parameters) else None
+
+    def rungs(self, config: Config) -> list[int]:
+        """Epochs at which the trial of that configuration is compared with others."""
+        return self.asha.rungs(config.classifier.epochs) if self.asha else []
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
-        """Values of all parameters that apply, asked from Optuna in the file's order."""
-        chosen: dict[str, Value] = {}
-        for name, parameter in self.file.parameters.items():
-            if applies(parameter, chosen):
-                chosen[name] = parameter.suggest(name, trial)
-        return chosen
+        """A trial's values of the outer parameters that apply, asked from Optuna in the file's order."""
+        inner = self.inner
+        return self._ask(trial, [name for name in self.file.parameters if name not in inner], {})
+
+    def suggest_inner(self, trial: optuna.Trial, chosen: dict[str, Value]) -> dict[str, Value]:
+        """Values of the inner parameters that apply beside the outer ones that were chosen."""
+        return self._ask(trial, self.inner, chosen)
+
+    def _ask(self, trial: optuna.Trial, names: list[str], before: dict[str, Value]) -> dict[str, Value]:
+        chosen = dict(before)
+        for name in names:
+            if applies(self.file.parameters[name], chosen):
+                chosen[name] = self.file.parameters[name].suggest(name, trial)
+        return {name: value for name, value in chosen.items() if name not in before}
 
     def config(self, chosen: dict[str, Value]) -> Config:
         """The base with a trial's values put over it."""
         return change_config(self.base, chosen)
 
+    def text(self) -> str:
+        """The file as YAML."""
+        return yaml.safe_dump(self.file.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
+
     def points(self) -> list[dict[str, Value]]:
-        """Settings to try first, encoded for Optuna: the published ones, then the start points."""
-        return [{name: encode(v) for name, v in point.items()} for point in (self.file.published, *self.file.start)]
+        """Outer settings to try first, encoded for Optuna: the published ones, then the start points."""
+        inner = self.inner
+        points = [{k: encode(v) for k, v in p.items() if k not in inner} for p in self._all_points()]
+        return [point for i, point in enumerate(points) if point not in points[:i]]
 
+    def inner_points(self, chosen: dict[str, Value]) -> list[dict[str, Value]]:
+        """Inner settings that every trial tries first: the published ones, then those of the start points."""
+        points = []
+        for point in self._all_points():
+            values = {
+                name: encode(point[name])
+                for name in self.inner
+                if name in point and applies(self.file.parameters[name], {**point, **chosen})
+            }
+            if values not in points:
+                points.append(values)
+        return points
 
-def applies(parameter: Parameter, chosen: dict[str, Value]) -> bool:
-    """Whether the conditions of a parameter hold for the values chosen so far."""
-    return all(
-        other in chosen and chosen[other] in (wanted if isinstance(wanted, list) else [wanted])
-        for other, wanted in parameter.when.items()
-    )
+    def _all_points(self) -> tuple[dict[str, Value], ...]:
+        return (self.file.published, *self.file.start)
 
 
 def load_space(name: str, base: str | None = None, overrides: Sequence[str] = (), trials: int | None = None) -> Space:
@@ -222,6 +228,9 @@ def load_space(name: str, base: str | None = None, overrides: Sequence[str] = ()
         base or _base(file.base, path),
         [*overrides, *([f"data.select={file.objective.split}"] if file.objective.split else [])],
     )
+    chooser = config.data.train if file.objective.metric.startswith("pseudo/") else config.data.select
+    if file.objective.needs_masks:
+        config = config.model_copy(update={"selected_on": chooser})
     problems = _problems(file, config, places, path, overrides)
     if problems:
         raise UserError("\n".join(problems))
@@ -281,6 +290,16 @@ def _problems(
             for other in parameter.when
             if other not in seen
         ]
+        if not name.startswith(INNER):
+            found += [
+                f"{place}: `when` names {other}, which belongs to a later stage and is chosen after {name}"
+                for other in parameter.when
+                if other.startswith(INNER)
+            ]
+        if name == "pseudo.threshold" and not file.objective.needs_masks:
+            found.append(
+                f"{place}: {name} can't be searched by {file.objective.metric}: maps agree most where all is background"
+            )
         seen.append(name)
     for what, point in [("published", file.published), *((f"start {i}", p) for i, p in enumerate(file.start, 1))]:
         place = at("published") if what == "published" else at("start", int(what.split()[1]) - 1)
@@ -301,9 +320,4 @@ def _problems(
             change_config(base, {name: value})
         except UserError as error:
             found.append(f"{at('final', 'set', name)}: {str(error).split(': ', 1)[1]}")
-    if not file.objective.metric.startswith(("seed/", "pseudo/")):
-        found.append(
-            f"{at('objective', 'metric')}: {file.objective.metric} can't be an objective. Known: seed/best_miou, "
-            "seed/miou, pseudo/miou, and the parts of each by class frequency (_head, _middle, _tail)"
-        )
     return found

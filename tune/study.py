@@ -1,127 +1,185 @@
-"""The study: Optuna's storage is the authority on what was tried; Tune asks it and tells it."""
+"""The study: Optuna's storage is the authority on what was tried; Tune asks it and tells it (`tune/searcher.py`)."""
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import json
-import math
-import time
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+import re
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
 from sfc.config import SETTINGS_VERSION
 from sfc.errors import UserError
 from sfc.store import digest
-from tune.space import Space, Value, decode
+from tune.edit import Edit, edited, fit
+from tune.parameter import Value, decode
+from tune.sampler import make_sampler
+from tune.space import Space
+from tune.storage import STORAGE, storage_at
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
+GENERATION = re.compile(r"(?P<name>.*)@(?P<number>\d+)")
+"""A study whose space was edited goes on under its name with @2, @3, ...; people see the name alone."""
 
 
-@contextmanager
-def one_driver(path: Path) -> Iterator[None]:
-    """Hold a study's lock for as long as its driver lives.
-
-    Raises:
-        UserError: another process drives the study.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"another process is running this study (it holds {path}); wait for it or stop it"
-            ) from None
-        yield
-
-
-def storage_at(results: Path) -> optuna.storages.RDBStorage:
-    """The SQLite storage of all studies of a results folder."""
-    results.mkdir(parents=True, exist_ok=True)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return optuna.storages.RDBStorage(
-            f"sqlite:///{(results / 'optuna.db').absolute()}", engine_kwargs={"connect_args": {"timeout": 30}}
-        )
-
-
-def meaning(space: Space) -> str:
-    """Digest of what a study's values mean: version, parameters, base and objective; not its budget."""
-    kept = space.file.model_dump(mode="json", include={"objective", "parameters", "asha"})
+def identity(space: Space) -> dict[str, Any]:
+    """What makes two searches one study: the objective and the base; not the parameters, which may be edited."""
     base = space.base.model_dump(mode="json")
     base["data"].pop("root")
-    return digest([SETTINGS_VERSION, kept, base])
+    return {"version": SETTINGS_VERSION, "objective": space.file.objective.model_dump(mode="json"), "base": base}
 
 
-def open_study(name: str, space: Space, results: Path) -> optuna.Study:
+def default_name(space: Space, stem: str) -> str:
+    """A study's name where none is given."""
+    return f"{stem}-{digest(identity(space))[:8]}"
+
+
+def _generations(storage: optuna.storages.BaseStorage) -> dict[str, str]:
+    """Each study's name as people see it -> the name of its latest finished generation in the storage."""
+    latest: dict[str, tuple[int, str]] = {}
+    for study in storage.get_all_studies():
+        match = GENERATION.fullmatch(study.study_name)
+        name, number = (match["name"], int(match["number"])) if match else (study.study_name, 1)
+        if "identity" in study.user_attrs and number > latest.get(name, (0, ""))[0]:
+            latest[name] = (number, study.study_name)
+    return {name: full for name, (_, full) in sorted(latest.items())}
+
+
+def name_of(study: optuna.Study) -> str:
+    """The study's name as people see it."""
+    match = GENERATION.fullmatch(study.study_name)
+    return match["name"] if match else study.study_name
+
+
+def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, Edit | None]:
     """The study of that name, made with the space's first points, or continued.
 
-    Trials that a driver left running are marked failed and put in the queue again, first.
+    Trials that a driver left running are marked failed and put in the queue again, first. Where the space's parameters
+    were edited, the trials that still fit go into a new generation of the study, under their numbers.
+
+    Returns:
+        The study, and what was edited, if something was.
 
     Raises:
-        UserError: the study searches something else.
+        UserError: the study is of another objective or base; or see `storage_at`.
     """
+    if GENERATION.fullmatch(name):
+        raise UserError(f"--study {name}: @ and a number at the end mark edited spaces; take another name")
     storage = storage_at(results)
-    known = name in optuna.get_all_study_names(storage)
-    study = optuna.create_study(study_name=name, storage=storage, direction="maximize", load_if_exists=True)
+    known = _generations(storage).get(name)
+    if known is None:
+        study = _create(name, storage, space)
+        return study, None
+    study = optuna.load_study(study_name=known, storage=storage)
+    if study.user_attrs["identity"] != identity(space):
+        raise UserError(_other_study(name, study.user_attrs["identity"], identity(space)))
+    repair(study)
+    edit = edited(study.user_attrs["space"], space)
+    if edit is None:
+        study.set_user_attr("final", space.file.final.model_dump(mode="json"))
+    else:
+        match = GENERATION.fullmatch(known)
+        after = _create(f"{name}@{int(match['number']) + 1 if match else 2}", storage, space, study, edit)
+        study = after
     # With the same seed again, a continued study would draw what it drew at first.
     study.sampler = make_sampler(space.file.budget.seed + len(study.get_trials(deepcopy=False)))
-    if not known or "meaning" not in study.user_attrs:
-        for point in space.points():
-            study.enqueue_trial(point, skip_if_exists=True)
-        study.set_user_attr("published", space.points()[0])
-        study.set_user_attr("metric", space.file.objective.metric)
-        study.set_user_attr("split", space.base.data.select)
-        study.set_user_attr("base", space.base.model_dump(mode="json"))
-        study.set_user_attr("final", space.file.final.set)
-        study.set_user_attr("meaning", meaning(space))
-    elif study.user_attrs["meaning"] != meaning(space):
-        raise UserError(
-            f"the study {name} in {results}/optuna.db was made by another space, base, objective or version of the "
-            f"settings; give this search a name of its own by --study NAME"
-        )
-    for trial in study.get_trials(states=(TrialState.RUNNING,)):
-        with contextlib.suppress(Exception):  # finished by its driver in the meantime
-            study.tell(trial.number, state=TrialState.FAIL)
-            if trial.params:
-                study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+    return study, edit
+
+
+def _create(
+    full_name: str,
+    storage: optuna.storages.BaseStorage,
+    space: Space,
+    before: optuna.Study | None = None,
+    edit: Edit | None = None,
+) -> optuna.Study:
+    """A new study, with the trials of an earlier generation; `identity` is its last mark, without it it is none."""
+    if full_name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=full_name, storage=storage)
+        if study.trials and "making" not in study.user_attrs:
+            raise UserError(
+                f"the study {full_name} was made by an earlier version of this project: give this search a name of its "
+                "own by --study NAME"
+            )
+        optuna.delete_study(study_name=full_name, storage=storage)  # a driver died while it made it
+    study = optuna.create_study(study_name=full_name, storage=storage, direction="maximize")
+    study.set_user_attr("making", True)
+    study.sampler = make_sampler(space.file.budget.seed)
+    if before is not None and edit is not None:
+        for trial in before.get_trials(deepcopy=False):
+            study.add_trial(fit(trial, before, space, edit))
+    for point in space.points():
+        study.enqueue_trial(point, skip_if_exists=True)
+    for settings in edit.again if edit else ():
+        study.enqueue_trial(settings, skip_if_exists=True)
+    for key, value in {
+        "published": space.points()[0],
+        "metric": space.file.objective.metric,
+        "split": space.base.selected_on,
+        "base": space.base.model_dump(mode="json"),
+        "final": space.file.final.model_dump(mode="json"),
+        "space": space.file.model_dump(mode="json", by_alias=True, exclude_none=True),
+        "identity": identity(space),
+    }.items():
+        study.set_user_attr(key, value)
     return study
+
+
+def _other_study(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
+    """Why a study can't be continued."""
+    differing = []
+    for part in ("version", "objective"):
+        if before[part] != now[part]:
+            differing.append(f"{part} {before[part]} -> {now[part]}")
+    for section, values in now["base"].items():
+        old = before["base"].get(section)
+        if isinstance(values, dict) and isinstance(old, dict):
+            differing += [f"{section}.{k} {old.get(k)} -> {v}" for k, v in values.items() if old.get(k) != v]
+        elif old != values:
+            differing.append(f"{section} {old} -> {values}")
+    return (
+        f"the study {name} searches something else: {'; '.join(differing[:6])}{' ...' if len(differing) > 6 else ''}. "
+        "Give this search a name of its own by --study NAME"
+    )
+
+
+def repair(study: optuna.Study) -> None:
+    """Mark what a driver left running as failed, and put it in the queue again. Killed in the middle of this, it is
+    done once all the same: a trial is in the queue before it is marked."""
+    again = {t.user_attrs.get("again") for t in study.get_trials(deepcopy=False)}
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if "outcome" in trial.user_attrs:  # its driver had all but told it
+            state, value = trial.user_attrs["outcome"]
+            study.tell(trial.number, value, state=TrialState[state])
+            continue
+        settings = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        if settings and trial.number not in again:
+            study.enqueue_trial(settings, user_attrs={"again": trial.number})
+        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
+            study.tell(trial.number, state=TrialState.FAIL)
 
 
 def load_study(name: str, results: Path) -> optuna.Study:
     """A study that exists.
 
     Raises:
-        UserError: it does not; lists those that do.
+        UserError: it does not; lists those that do. Or see `storage_at`.
     """
+    if not (results / "optuna.db").is_file() and not os.environ.get(STORAGE):
+        raise UserError(f"there is no study {name}: {results} has no optuna.db")
     storage = storage_at(results)
-    names = optuna.get_all_study_names(storage)
+    names = _generations(storage)
     if name not in names:
         raise UserError(f"there is no study {name} in {results}/optuna.db; it has: {', '.join(names) or 'none'}")
-    return optuna.load_study(study_name=name, storage=storage)
-
-
-def make_sampler(seed: int) -> optuna.samplers.BaseSampler:
-    """TPE that models parameters together, knows conditional ones, and does not repeat what is running."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, group=True, constant_liar=True, n_startup_trials=6
-        )
+    return optuna.load_study(study_name=names[name], storage=storage)
 
 
 def values_of(trial: FrozenTrial) -> dict[str, Value]:
-    """A trial's parameters, as settings."""
-    return {name: decode(value) for name, value in trial.params.items()}
+    """The settings of a trial: of both levels where it is complete."""
+    return trial.user_attrs.get("settings") or {name: decode(value) for name, value in trial.params.items()}
 
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
@@ -139,75 +197,9 @@ def complete(study: optuna.Study) -> list[FrozenTrial]:
     return sorted(done, key=lambda t: -(t.value or 0.0))
 
 
-def published(study: optuna.Study) -> FrozenTrial | None:
-    """The complete trial of the published setting, if there is one yet."""
+def published(study: optuna.Study) -> tuple[FrozenTrial, dict[str, Any]] | None:
+    """The complete trial with the published outer settings, and of its inner trials the one with the published
+    settings of the later stages: `values`, `value`, `metrics`. None if there is none yet."""
     wanted = study.user_attrs["published"]
-    return next((t for t in complete(study) if t.params == wanted), None)
-
-
-class StudySearch(OptunaSearch):
-    """OptunaSearch on a study of ours: epochs as steps, early-stopped trials as pruned, failures with their reason.
-
-    Args:
-        study: opened by `open_study`.
-        space: gives each trial's settings.
-        trials: how many more to start.
-        deadline: in `time.monotonic`; no trial starts after it.
-    """
-
-    def __init__(self, study: optuna.Study, space: Space, trials: int, deadline: float = math.inf) -> None:
-        self.searched, self.left, self.deadline = space, trials, deadline
-        super().__init__(
-            space.suggest,
-            metric="objective",
-            mode="max",
-            storage=study._storage,
-            study_name=study.study_name,
-            sampler=study.sampler,
-        )
-
-    @property
-    def study(self) -> optuna.Study:
-        return self._ot_study
-
-    def number(self, trial_id: str) -> int:
-        """Optuna's number of a Tune trial."""
-        return self._ot_trials[trial_id].number
-
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study's storage is the authority."""
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles what it is given, to restore an experiment; ours are continued from the study
-
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        if self.left <= 0 or time.monotonic() > self.deadline:
-            return Searcher.FINISHED
-        self.left -= 1
-        trial = self._ot_trials[trial_id] = self.study.ask()
-        chosen = self.searched.suggest(trial)
-        trial.set_user_attr("started", time.time())
-        return {"number": trial.number, "changes": json.dumps(chosen)}
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if math.isfinite(result.get("objective", math.nan)):
-            with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                self._ot_trials[trial_id].report(result["objective"], result["epoch"])
-
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        trial = self._ot_trials[trial_id]
-        result = result or {}
-        self.on_trial_result(trial_id, result)  # Tune does not tell the result at which it stops a trial by itself
-        state = TrialState.PRUNED
-        value = None
-        if error or result.get("failed"):
-            state = TrialState.FAIL
-            trial.set_user_attr("reason", result.get("failed") or "the trial's process died; see its log")
-        elif result.get("complete"):
-            state, value = TrialState.COMPLETE, result["objective"]
-            trial.set_user_attr("metrics", json.loads(result["metrics"]))
-            trial.set_user_attr("iou", json.loads(result["iou"]))
-        trial.set_user_attr("epoch", result.get("epoch", 0))
-        trial.set_user_attr("seconds", round(time.time() - trial.user_attrs["started"], 2))
-        with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-            self.study.tell(trial, value, state=state)
+    trial = next((t for t in complete(study) if t.params == wanted), None)
+    return (trial, trial.user_attrs["inner"][0]) if trial else None

@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import math
 import os
 import platform
 import subprocess
 import tempfile
 import time
-import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
-from ray.tune import Callback
 
-from sfc import plots
-from sfc.data import Dataset
-from tune.space import Space
-from tune.study import StudySearch
+from sfc.config import Config
+from tune.storage import check_database
 
 EXPERIMENT = "sfc"
-FIGURE_IMAGES = 4
 LIMIT = 6000
 """Characters of a parameter that MLflow keeps."""
 
@@ -49,6 +42,21 @@ def versions() -> dict[str, str]:
     return found | {"version.python": platform.python_version(), "git.commit": commit}
 
 
+def fixed_settings(config: Config) -> dict[str, Any]:
+    """Every setting as a parameter `settings/section.key`: behind the parameters that vary, which have their bare
+    names. The place of the data is none: it is another one on another machine."""
+
+    def walk(values: dict[str, Any], prefix: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for key, value in values.items():
+            found |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+        return found
+
+    settings = walk(config.model_dump(mode="json"), "settings/")
+    del settings["settings/data.root"]
+    return settings
+
+
 class Tracker:
     """Writes runs. Each has a key, looked up before a run is made, so that none is ever made twice.
 
@@ -58,14 +66,12 @@ class Tracker:
     """
 
     def __init__(self, uri: str, results: Path) -> None:
+        if uri.startswith("sqlite:///"):
+            check_database(Path(uri.removeprefix("sqlite:///")))
         self.client = MlflowClient(uri)
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
-            place = (
-                (results / "mlflow-artifacts").absolute().as_uri()
-                if "://" in uri and uri.startswith("sqlite")
-                else None
-            )
+            place = (results / "mlflow-artifacts").absolute().as_uri() if uri.startswith("sqlite") else None
             self.experiment = self.client.create_experiment(EXPERIMENT, artifact_location=place)
         else:
             self.experiment = found.experiment_id
@@ -109,6 +115,25 @@ class Tracker:
             last = start + 900 >= len(points)
             self.client.log_batch(run, points[start : start + 900], parameters if last else (), labels if last else ())
 
+    def all(self, condition: str) -> list[Run]:
+        """Every run of a condition in MLflow's language."""
+        found, token = [], None
+        while True:
+            page = self.client.search_runs([self.experiment], condition, max_results=1000, page_token=token)
+            found += page
+            token = page.token
+            if not token:
+                return found
+
+    def last_epoch(self, run: Run) -> int:
+        """Up to which epoch a run's history is there."""
+        points = [
+            self.client.get_metric_history(run.info.run_id, key)[-1].step
+            for key in run.data.metrics
+            if key.startswith("train/")
+        ]
+        return max(points, default=0)
+
     def figures(self, run: str, draw: Callable[[Path], None]) -> None:
         """Artifacts that `draw` puts in a folder."""
         with tempfile.TemporaryDirectory() as name:
@@ -122,103 +147,3 @@ class Tracker:
     def end(self, run: str, *, failed: bool = False) -> None:
         """The run is over."""
         self.client.set_terminated(run, "FAILED" if failed else "FINISHED")
-
-
-class TrialLogger(Callback):
-    """Tune's callback that keeps one MLflow run a trial.
-
-    Args:
-        tracker: writes.
-        search: knows the trials' numbers.
-        parent: run of the search.
-        data: for the figures.
-    """
-
-    def __init__(self, tracker: Tracker, search: StudySearch, space: Space, parent: str, data: Dataset) -> None:
-        self.tracker, self.search, self.space, self.parent, self.data = tracker, search, space, parent, data
-        self.runs: dict[str, str] = {}
-        self.logged: dict[str, int] = {}
-        self.pictured = data.ids(space.base.data.select)[:FIGURE_IMAGES]
-        self.painter = ThreadPoolExecutor(1)  # drawing does not keep the next trial waiting
-        self.drawn: list[Future[None]] = []
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # as in StudySearch
-
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        if trial.trial_id in self.runs:  # started again after its process died
-            return
-        number = trial.config["number"]
-        study = self.search.study.study_name
-        run = self.tracker.start(
-            f"{study}/{number}",
-            f"{study}-{number:03d}",
-            {"sfc.kind": "trial", "sfc.study": study, "sfc.trial": str(number)},
-            self.parent,
-        )
-        self.runs[trial.trial_id] = run
-        self.tracker.log(run, params=json.loads(trial.config["changes"]))
-
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
-        run = self.runs[trial.trial_id]
-        history = [
-            entry
-            for entry in json.loads(result.get("history", "[]"))
-            if entry["epoch"] > self.logged.get(trial.trial_id, 0)
-        ]
-        if history:
-            self.logged[trial.trial_id] = int(history[-1]["epoch"])
-        metrics = {"epochs": float(result["epoch"])}
-        tags = {"sfc.complete": str(bool(result.get("complete")))}
-        if result.get("complete"):
-            metrics |= json.loads(result["metrics"])
-        else:
-            history.append({"epoch": result["epoch"], "preview": result["objective"]})
-        if result.get("failed"):
-            tags["sfc.reason"] = result["failed"]
-        self.tracker.log(run, metrics=metrics, history=history, tags=tags)
-        if result.get("complete"):
-            config = self.space.config(json.loads(trial.config["changes"]))
-
-            def draw(folder: Path) -> None:
-                plots.maps_figure(folder / "maps.png", self.data, self.pictured, Path(result["maps"]), config.pseudo)
-                plots.curves(folder / "losses.png", json.loads(result["history"]))
-
-            self.drawn.append(self.painter.submit(self.tracker.figures, run, draw))
-
-    def finish(self) -> None:
-        """Wait for the last figures; raises what drawing one raised."""
-        self.painter.shutdown()
-        for figure in self.drawn:
-            figure.result()
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self.tracker.end(self.runs[trial.trial_id], failed=bool((trial.last_result or {}).get("failed")))
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        run = self.runs[trial.trial_id]
-        self.tracker.log(run, tags={"sfc.reason": "the trial's process died"})
-        self.tracker.end(run, failed=True)
-
-
-def close_stale(tracker: Tracker, study: str, running: set[int]) -> None:
-    """End the runs of trials that a driver left behind.
-
-    Args:
-        tracker: writes.
-        study: its name.
-        running: numbers of trials that really run.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        runs = tracker.client.search_runs(
-            [tracker.experiment],
-            f"tags.`sfc.study` = '{study}' and tags.`sfc.kind` = 'trial' and attributes.status = 'RUNNING'",
-            max_results=1000,
-        )
-    for run in runs:
-        if int(run.data.tags["sfc.trial"]) not in running:
-            tracker.log(run.info.run_id, tags={"sfc.reason": "interrupted; the same settings were tried again"})
-            tracker.end(run.info.run_id, failed=True)

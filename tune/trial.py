@@ -1,4 +1,4 @@
-"""One trial as a Tune function: a configuration through the stages that its objective needs."""
+"""One trial as a Tune function: train a classifier, then search the stages after it on its maps."""
 
 from __future__ import annotations
 
@@ -8,16 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import optuna
 import ray.tune
 import torch
 
-from sfc.engine import LocalEngine
+from sfc.engine import Engine, LocalEngine
 from sfc.errors import Diverged
 from sfc.fit import WEIGHTS
 from sfc.pipeline import Pipeline, Result
-from sfc.stages import cam, seed
+from sfc.stages import cam, proxy, seed
 from sfc.store import Store
-from tune.space import Space
+from tune.parameter import Value
+from tune.sampler import make_sampler
+from tune.space import Objective, Space
 
 PREVIEW_IMAGES = 100
 
@@ -31,30 +34,72 @@ class Job:
     cpus: int = 1
 
 
-def objective_of(pipeline: Pipeline, metric: str) -> Result:
-    """Run what the objective needs, and no more.
+def collect(pipeline: Pipeline, result: Result, what: str) -> None:
+    """Add the numbers of a stage, `seed`, `pseudo` or `proxy`, to a result.
 
     Raises:
-        UserError: the split that the objective names has no masks.
+        UserError: it needs masks, and its split has none.
     """
+    splits = pipeline.config.data
+    if what == "seed":
+        pipeline.collect(result, what, pipeline.seed(splits.select), splits.select)
+    elif what == "pseudo":
+        pipeline.collect(result, what, pipeline.pseudo(), splits.train)
+    else:
+        pipeline.collect(result, what, pipeline.proxy(splits.select), splits.select)
+
+
+def everything(pipeline: Pipeline, objective: Objective) -> Result:
+    """All numbers that are worth having of one complete trial: the objective's, seeds where there are masks, and the
+    objectives that need none, so that it can be seen which of them to trust."""
     result = Result(label_source=pipeline.data.label_source)
-    select = pipeline.config.data.select
-    pipeline.collect(result, "seed", pipeline.seed(select), select)
-    if metric.startswith("pseudo/"):
-        pipeline.collect(result, "pseudo", pipeline.pseudo(), pipeline.config.data.train)
+    if pipeline.split(pipeline.config.data.select).has_masks:
+        collect(pipeline, result, "seed")
+    if objective.metric.startswith("pseudo/"):
+        collect(pipeline, result, "pseudo")
+    collect(pipeline, result, "proxy")
     return result
 
 
-def preview(pipeline: Pipeline, state: dict[str, Any]) -> float:
-    """Seed mIoU of a network in training, from maps at one scale of a few images: what early stopping compares."""
+def search_inner(pipeline: Pipeline, space: Space, chosen: dict[str, Value], number: int) -> list[dict[str, Any]]:
+    """Try settings of the stages after the classifier on one trained classifier; nothing is trained.
+
+    Args:
+        pipeline: of the outer settings.
+        space: with its budget of inner trials; without inner parameters there is one, of the settings as they are.
+        chosen: the outer settings.
+        number: of the outer trial; with the space's seed it seeds the sampler, so that a trial gives the same twice.
+
+    Returns:
+        In order: `values`, `value` of the objective, and `metrics`, the objective's parts. The first has the published
+        values.
+    """
+    objective = space.file.objective
+    study = optuna.create_study(direction="maximize", sampler=make_sampler(space.file.budget.seed + number))
+    for point in space.inner_points(chosen):
+        study.enqueue_trial(point)
+    tried: list[dict[str, Any]] = []
+    for _ in range(space.file.budget.inner if space.inner else 1):
+        trial = study.ask()
+        values = space.suggest_inner(trial, chosen)
+        known = next((t for t in tried if t["values"] == values), None)
+        if known is None:
+            result = Result()
+            collect(pipeline.changed(space.config({**chosen, **values})), result, objective.metric.split("/")[0])
+            metrics = {k: v for k, v in result.metrics.items() if k.startswith(objective.metric)}
+            known = {"values": values, "value": result.metrics[objective.metric], "metrics": metrics}
+            tried.append(known)
+        study.tell(trial, known["value"])
+    return tried
+
+
+def preview(pipeline: Pipeline, objective: Objective, state: dict[str, Any]) -> float:
+    """The objective of a network in training, from maps at one scale of a few images: what early stopping compares.
+    In the place of pseudo-labels it looks at seeds."""
     config, split = pipeline.config, pipeline.split(pipeline.config.data.select)
-    few = type(split)(
-        split.name,
-        split.ids[:PREVIEW_IMAGES],
-        split.labels[:PREVIEW_IMAGES],
-        split.fingerprint,
-        split.has_masks,
-    )
+    if objective.needs_masks and not split.has_masks:
+        split = pipeline.train
+    few = split.first(PREVIEW_IMAGES)
     section = config.cam.model_copy(update={"scales": (1.0,), "mirror": False})
     with tempfile.TemporaryDirectory() as name:
         network, maps, out = (Path(name, part) for part in ("network", "maps", "out"))
@@ -63,24 +108,13 @@ def preview(pipeline: Pipeline, state: dict[str, Any]) -> float:
         weights = {k.removeprefix("net."): v for k, v in state["model"].items() if k.startswith("net.")}
         torch.save(weights, network / WEIGHTS)
         engine = LocalEngine(1)
-        cam.run(
-            maps,
-            engine,
-            section=section,
-            backbone=config.backbone,
-            classifier=network,
-            data=pipeline.data,
-            split=few,
-        )
-        seed.run(
-            out,
-            engine,
-            section=config.pseudo,
-            maps=maps,
-            data=pipeline.data,
-            split=few,
-            counts=pipeline.train.labels.sum(0),
-        )
+        shared: dict[str, Any] = {"backbone": config.backbone, "data": pipeline.data, "split": few}
+        cam.run(maps, engine, section=section, classifier=network, **shared)
+        if not objective.needs_masks:
+            proxy.run(out, engine, section=config.pseudo, cam=section, classifier=network, maps=maps, **shared)
+            return json.loads((out / "metrics.json").read_text(encoding="utf-8"))[objective.metric.split("/")[1]]
+        counts = pipeline.train.labels.sum(0)
+        seed.run(out, engine, section=config.pseudo, maps=maps, data=pipeline.data, split=few, counts=counts)
         return json.loads((out / "metrics.json").read_text(encoding="utf-8"))["best"]["miou"]
 
 
@@ -92,31 +126,38 @@ def run_trial(given: dict[str, Any], *, job: Job) -> None:
         job: the rest.
     """
     torch.set_num_threads(job.cpus)
-    config = job.space.config(json.loads(given["changes"]))
-    epochs = config.classifier.epochs
-    rungs = job.space.file.asha.rungs(epochs) if job.space.file.asha else []
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    space, chosen = job.space, json.loads(given["changes"])
+    config = space.config(chosen)
+    rungs = space.rungs(config)
     last = {"epoch": 0}
 
     def on_epoch(metrics: dict[str, float], state: dict[str, Any]) -> None:
         last["epoch"] = int(metrics["epoch"])
         if last["epoch"] in rungs:
-            history = json.dumps(state["history"])
-            ray.tune.report({"objective": preview(pipeline, state), "epoch": last["epoch"], "history": history})
+            value = preview(pipeline, space.file.objective, state)
+            ray.tune.report({"objective": value, "epoch": last["epoch"], "history": json.dumps(state["history"])})
 
-    pipeline = Pipeline(config, Store(job.store), LocalEngine(job.cpus, on_epoch))
+    engine: Engine = LocalEngine(job.cpus, on_epoch)
+    pipeline = Pipeline(config, Store(job.store), engine)
     try:
-        result = objective_of(pipeline, job.space.file.objective.metric)
+        tried = search_inner(pipeline, space, chosen, given["number"])
     except Diverged as error:
         ray.tune.report({"objective": float("nan"), "epoch": last["epoch"], "failed": str(error)})
         return
+    best = max(tried, key=lambda t: t["value"])
+    settings = {**chosen, **best["values"]}
+    chosen_pipeline = pipeline.changed(space.config(settings))
+    result = everything(chosen_pipeline, space.file.objective)
+    found = {
+        "settings": settings,
+        "inner": tried,
+        "metrics": result.metrics,
+        "supervision": result.supervision,
+        "iou": result.iou,
+        "history": json.loads((pipeline.classifier() / "history.json").read_text(encoding="utf-8")),
+        "maps": str(chosen_pipeline.cam(config.data.select)),
+    }
     ray.tune.report(
-        {
-            "objective": result.metrics[job.space.file.objective.metric],
-            "epoch": epochs,
-            "complete": True,
-            "metrics": json.dumps(result.metrics),
-            "iou": json.dumps(result.iou),
-            "history": (pipeline.classifier() / "history.json").read_text(encoding="utf-8"),
-            "maps": str(pipeline.cam(config.data.select)),
-        }
+        {"objective": best["value"], "epoch": config.classifier.epochs, "complete": True, "found": json.dumps(found)}
     )

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -36,6 +36,10 @@ class Split:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    def first(self, number: int) -> Split:
+        """Its first images alone."""
+        return replace(self, ids=self.ids[:number], labels=self.labels[:number])
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,85 @@
+"""One searched setting of a space file: its kind, its range, when it applies."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import optuna
+from pydantic import Field, model_validator
+
+from sfc.config import Section
+
+Value = float | int | str | bool | None | list[Any]
+
+
+class Parameter(Section):
+    """One searched setting: exactly one of the four kinds, and when it applies."""
+
+    uniform: tuple[float, float] | None = None
+    log_uniform: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    integer: tuple[int, int] | None = Field(None, alias="int")
+    choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
+    when: Annotated[dict[str, Any], Field(default_factory=dict)]
+    """Other parameters and the value (or the list of values) at which this one is searched."""
+
+    def given(self) -> dict[str, tuple[Any, ...]]:
+        """The kinds that the file names, with their range or choices."""
+        kinds = {"uniform": self.uniform, "log_uniform": self.log_uniform, "int": self.integer, "choice": self.choice}
+        return {kind: values for kind, values in kinds.items() if values is not None}
+
+    @property
+    def kind(self) -> str:
+        return next(iter(self.given()))
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Parameter:
+        given = self.given()
+        if len(given) != 1:
+            raise ValueError(f"needs exactly one of uniform, log_uniform, int, choice; has {list(given) or 'none'}")
+        if self.choice is None and self.values()[0] >= self.values()[1]:
+            raise ValueError(f"an empty range, {self.values()}: the low end must be below the high end")
+        return self
+
+    def values(self) -> list[Value]:
+        """Choices, or both ends of the range."""
+        return list(self.given()[self.kind])
+
+    def text(self) -> str:
+        """As a person reads it."""
+        when = f", when {self.when}" if self.when else ""
+        return f"{self.kind} {self.values()}{when}"
+
+    def holds(self, value: Value) -> bool:
+        """Whether a value lies in the range or among the choices."""
+        if self.choice is not None:
+            return value in self.choice
+        low, high = self.values()
+        return isinstance(value, int | float) and low <= value <= high
+
+    def suggest(self, name: str, trial: optuna.Trial) -> Value:
+        """Ask Optuna for a value."""
+        if self.choice is not None:
+            return decode(trial.suggest_categorical(name, [encode(v) for v in self.choice]))
+        low, high = self.values()
+        if self.integer is not None:
+            return trial.suggest_int(name, low, high)
+        return trial.suggest_float(name, low, high, log=self.log_uniform is not None)
+
+
+def encode(value: Value) -> str | int | float | bool | None:
+    """A choice as Optuna can store it: lists become JSON."""
+    return json.dumps(value) if isinstance(value, list | tuple) else value
+
+
+def decode(value: Any) -> Value:
+    """The inverse of `encode`."""
+    return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
+
+
+def applies(parameter: Parameter, chosen: dict[str, Value]) -> bool:
+    """Whether the conditions of a parameter hold for the values chosen so far."""
+    return all(
+        other in chosen and chosen[other] in (wanted if isinstance(wanted, list) else [wanted])
+        for other, wanted in parameter.when.items()
+    )

@@ -1,0 +1,113 @@
+"""Where studies are kept, and what can be wrong with it: one driver a study, databases that are sound."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import sqlite3
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from sqlalchemy.exc import SQLAlchemyError
+
+from sfc.errors import UserError
+
+STORAGE = "OPTUNA_STORAGE"
+"""Environment variable: a database's address, or journal:FILE, for studies on many machines."""
+
+
+@contextmanager
+def one_driver(path: Path) -> Iterator[None]:
+    """Hold a study's lock for as long as its driver lives.
+
+    Raises:
+        UserError: another process drives the study.
+    """
+    with writable(path.parent), path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(
+                f"another process is running this study (it holds {path}); wait for it or stop it"
+            ) from None
+        yield
+
+
+@contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Make a folder; what can't be written there is said as such.
+
+    Raises:
+        UserError: it can't be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(13, "Permission denied")
+    except OSError as error:
+        raise UserError(f"the folder {folder} can't be written: {error.strerror}; name another by --results") from None
+    yield
+
+
+def check_database(path: Path) -> None:
+    """See that a SQLite file can be read, before anything writes to it.
+
+    Raises:
+        UserError: it is broken; a copy is put beside it and the file itself left alone. Or another process holds it.
+    """
+    if not path.is_file():
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(path, timeout=30)) as database:
+            [found] = database.execute("PRAGMA quick_check(1)").fetchone()
+            database.execute("BEGIN IMMEDIATE").connection.rollback()
+    except sqlite3.OperationalError as error:
+        if "locked" not in str(error):
+            raise UserError(f"the database {path} can't be opened: {error}") from None
+        raise UserError(
+            f"the database {path} is locked by another process for over 30 s; stop that one, then run this again"
+        ) from None
+    except sqlite3.DatabaseError as error:
+        found = str(error)
+    if found == "ok":
+        return
+    copy = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}")
+    shutil.copy2(path, copy)
+    raise UserError(
+        f"the database {path} is broken ({found}). It was left as it is and copied to {copy}. Restore it from a "
+        f"backup, or try `sqlite3 {copy.name} .recover`; to start anew, move it away: finished stages are in the store"
+    )
+
+
+def storage_at(results: Path) -> optuna.storages.BaseStorage:
+    """The storage of all studies: what OPTUNA_STORAGE names, else a SQLite file in the results folder.
+
+    Raises:
+        UserError: it can't be written, is broken, or nobody answers.
+    """
+    address = os.environ.get(STORAGE, "")
+    if address.startswith("journal:"):
+        path = Path(address.removeprefix("journal:")).absolute()
+        with writable(path.parent):
+            return JournalStorage(JournalFileBackend(str(path)))
+    arguments: dict[str, Any] = {}
+    if not address:
+        with writable(results):
+            path = (results / "optuna.db").absolute()
+        check_database(path)
+        address, arguments = f"sqlite:///{path}", {"connect_args": {"timeout": 30}}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return optuna.storages.RDBStorage(address, engine_kwargs=arguments)
+    except (SQLAlchemyError, ImportError) as error:  # the address may hold a password, and so may the message
+        raise UserError(f"the storage that {STORAGE} names can't be opened ({type(error).__name__})") from None
