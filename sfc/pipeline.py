@@ -18,10 +18,13 @@ from sfc.config import Affinity, Backbone, Classifier, Config
 from sfc.data import Dataset, Split, open_dataset
 from sfc.engine import Engine, default_device
 from sfc.errors import UserError
-from sfc.stages import affinity, cam, classifier, edge, evaluation, pseudo, seed, segmentation
+from sfc.stages import affinity, cam, classifier, edge, evaluation, proxy, pseudo, seed, segmentation
 from sfc.store import Store, digest
 
 log = logging.getLogger("sfc")
+
+CONDITIONS = ("test_time", "initialisation", "crf_images")
+"""Entries of metrics.json that are no numbers to compare."""
 
 Supervision = Literal["image-labels", "held-out masks", "same masks"]
 
@@ -31,7 +34,8 @@ class Result:
     """What a run gives: numbers by name, the masks that each has seen, and where the outputs are."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    """`seed/...` on the select split, `seed_val/...` on val, `pseudo/...` on train, `val/...` of the segmentation."""
+    """`seed/...` on the select split, `seed_val/...` on val, `pseudo/...` on train, `val/...` of the segmentation,
+    `proxy/...` without masks."""
     supervision: dict[str, Supervision] = field(default_factory=dict)
     """The same names."""
     iou: dict[str, list[float]] = field(default_factory=dict)
@@ -40,14 +44,19 @@ class Result:
     """Outputs by stage."""
     conditions: dict[str, dict[str, Any]] = field(default_factory=dict)
     """How the numbers under a first name came about, where that is not in the settings' names: `test_time`, the
-    presets and scales of `val`; `initialisation`, what its network started from."""
+    presets and scales of `val`; `initialisation`, what its network started from; `crf_images`, how many images the
+    CRF of `proxy` saw."""
     label_source: str = ""
     """Where the image labels come from: csv, xml or masks."""
 
 
-def supervision(config: Config, split: str, *, tuned_here: bool = False) -> Supervision:
-    """Which masks a number on `split` has seen (method.md section 5): none, those of other images, or its own."""
-    if tuned_here or config.selected_on == split:
+def supervision(config: Config, split: str | None, *, tuned_here: bool = False) -> Supervision:
+    """Which masks a number on `split` has seen (method.md section 5): none, those of other images, or its own.
+
+    `split` None: the number is computed without masks. It has none of its own that could be the same; where masks
+    chose the settings it has seen those, on whatever images, and is no longer one from image labels alone.
+    """
+    if tuned_here or (split is not None and config.selected_on == split):
         return "same masks"
     return "image-labels" if config.selected_on is None else "held-out masks"
 
@@ -208,6 +217,29 @@ class Pipeline:
             ),
         )
 
+    def proxy(self, split: str) -> Path:
+        """What can be said of the classifier and the maps of a split without a mask."""
+        config, network, maps = self.config, self.classifier(), self.cam(split)
+        rule = {"fusion", "background", "threshold", "offset", "crf"}
+        return self._get(
+            "proxy",
+            proxy.VERSION,
+            config.pseudo.model_dump(mode="json", include=rule) | {"precision": config.cam.precision},
+            [network, maps],
+            [split],
+            lambda folder: proxy.run(
+                folder,
+                self.engine,
+                section=config.pseudo,
+                cam=config.cam,
+                backbone=config.backbone,
+                classifier=network,
+                maps=maps,
+                data=self.data,
+                split=self.split(split),
+            ),
+        )
+
     def affinity(self) -> Path:
         """The trained IRN."""
         config, network, maps = self.config, self.classifier(), self.cam(self.config.data.train)
@@ -353,13 +385,16 @@ class Pipeline:
             return
         metrics = json.loads(path.read_text(encoding="utf-8"))
         best = metrics.pop("best", {})
-        result.iou[name] = metrics.pop("iou")
+        measured_on = None
+        if "iou" in metrics:  # held against masks
+            result.iou[name] = metrics.pop("iou")
+            measured_on = split
         best.pop("iou", None)
-        result.conditions[name] = {key: metrics.pop(key) for key in ("test_time", "initialisation") if key in metrics}
+        result.conditions[name] = {key: metrics.pop(key) for key in CONDITIONS if key in metrics}
         for prefix, numbers, tuned_here in (
-            (f"{name}/", metrics, self._chosen_on(split)),
+            (f"{name}/", metrics, measured_on is not None and self._chosen_on(measured_on)),
             (f"{name}/best_", best, True),
         ):
             for key, value in numbers.items():
                 result.metrics[prefix + key] = value
-                result.supervision[prefix + key] = supervision(self.config, split, tuned_here=tuned_here)
+                result.supervision[prefix + key] = supervision(self.config, measured_on, tuned_here=tuned_here)

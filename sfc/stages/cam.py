@@ -6,7 +6,7 @@ Method: maps at inference of SFC, section "Implementation details"; the file for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,22 +15,13 @@ from torch import Tensor
 
 from sfc.config import Backbone, Cam
 from sfc.data import Dataset, Split
-from sfc.data.crops import normalise
-from sfc.engine import Engine, Numerics, default_device, numerics, shards
+from sfc.engine import Engine, default_device, numerics, shards
 from sfc.fit import WEIGHTS
+from sfc.inference import image_batches, load_classifier
 from sfc.maps import save_maps
 from sfc.models.sfc_net import Features, SFCNet
 
 VERSION = 1
-BATCH_PIXELS = 512 * 512
-"""Images of one size go through the network together up to this many pixels; it changes the speed alone."""
-
-
-@lru_cache(maxsize=1)
-def _load(weights: Path, backbone: Backbone, classes: int, numerics_: Numerics) -> SFCNet:
-    net = SFCNet(backbone.model_copy(update={"weights": None}), classes)
-    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return numerics_.place(net).eval()
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -66,34 +57,18 @@ def infer(net: SFCNet, image_N3HW: Tensor, section: Cam) -> list[tuple[Tensor, T
 @torch.inference_mode()
 def _shard(
     indices: Sequence[int], folder: Path, weights: Path, section: Cam, backbone: Backbone, data: Dataset, split: Split
-) -> int:
+) -> None:
     """Maps of some images, written one file an image; those that are there already are left alone."""
     how = numerics(section.precision, default_device())
-    net = _load(weights, backbone, len(data.classes), how)
-    waiting: dict[tuple[int, int], list[tuple[int, np.ndarray]]] = {}
-
-    def flush(size: tuple[int, int]) -> None:
-        group = waiting.pop(size)
-        pixels = torch.from_numpy(np.stack([image for _, image in group])).permute(0, 3, 1, 2)
-        image = normalise(pixels.to(how.device), None, backbone.mean, backbone.std)
+    net = load_classifier(weights, backbone, len(data.classes), how)
+    missing = [i for i in indices if not (folder / f"{split.ids[i]}.npz").is_file()]
+    for group, image in image_batches(missing, data, split, backbone, how.device):
         with how.autocast():
             maps = infer(net, image, section)
-        for n, (i, _) in enumerate(group):
+        for n, i in enumerate(group):
             keys = np.concatenate([[0], np.flatnonzero(split.labels[i]) + 1])
-            save_maps(folder / f"{split.ids[i]}.npz", keys, size, [(cam[n, keys], p[n, keys]) for cam, p in maps])
-
-    for i in indices:
-        if (folder / f"{split.ids[i]}.npz").is_file():
-            continue
-        image = np.asarray(data.image(split.ids[i]))
-        size = image.shape[:2]
-        group = waiting.setdefault(size, [])
-        group.append((i, image))
-        if (len(group) + 1) * size[0] * size[1] > BATCH_PIXELS:
-            flush(size)
-    for size in list(waiting):
-        flush(size)
-    return len(indices)
+            kept = [(cam[n, keys], prototype[n, keys]) for cam, prototype in maps]
+            save_maps(folder / f"{split.ids[i]}.npz", keys, tuple(image.shape[-2:]), kept)
 
 
 def run(

@@ -14,6 +14,7 @@ from sfc.config import Pseudo
 from sfc.data import Dataset, Split
 from sfc.data.images import read_mask, write_mask
 from sfc.engine import Engine, default_device, shards
+from sfc.inference import by_shape
 from sfc.maps import load_edge, load_maps
 from sfc.refine.crf import crf_labels, ir_labels
 from sfc.refine.random_walk import walk_labels
@@ -35,24 +36,17 @@ def _walked(
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Index and label (H, W) of some images by the random walk."""
     device = default_device()
-    limit = group_pixels(device)
-    waiting: dict[tuple[int, ...], list[tuple[int, np.ndarray, Tensor, Tensor]]] = {}
 
-    def flush(shape: tuple[int, ...]) -> Iterator[tuple[int, np.ndarray]]:
-        group = waiting.pop(shape)
+    def ready() -> Iterator[tuple[Sequence[int], tuple[int, np.ndarray, Tensor, Tensor]]]:
+        for i in indices:
+            keys, cam, prototype = load_maps(maps / f"{split.ids[i]}.npz")
+            fused = ruled_maps(cam, prototype, section, section.walk.fusion)
+            yield fused.shape, (i, keys, fused, load_edge(edges / f"{split.ids[i]}.npz"))
+
+    for group in by_shape(ready(), group_pixels(device)):
         fused, edge = (torch.stack([item[n] for item in group]).to(device) for n in (2, 3))
         for (i, keys, *_), label in zip(group, walk_labels(fused, edge, section.walk).cpu().numpy(), strict=True):
             yield i, as_classes(label, keys)
-
-    for i in indices:
-        keys, cam, prototype = load_maps(maps / f"{split.ids[i]}.npz")
-        fused = ruled_maps(cam, prototype, section, section.walk.fusion)
-        group = waiting.setdefault(tuple(fused.shape), [])
-        group.append((i, keys, fused, load_edge(edges / f"{split.ids[i]}.npz")))
-        if (len(group) + 1) * fused[0].numel() > limit:
-            yield from flush(tuple(fused.shape))
-    for shape in list(waiting):
-        yield from flush(shape)
 
 
 def _direct(
