@@ -88,9 +88,7 @@ def fit(trial: FrozenTrial, study: optuna.Study, space: Space, edit: Edit) -> Fr
     encoded = {n: encode(v) for n, v in chosen.items()}
     fixed = optuna.trial.FixedTrial(encoded)
     space.suggest(fixed)
-    return create_trial(
-        state=trial.state, value=trial.value, params=encoded, distributions=fixed.distributions, **kept
-    )
+    return create_trial(state=trial.state, value=trial.value, params=encoded, distributions=fixed.distributions, **kept)
 
 
 def _chosen(config: Config, space: Space) -> tuple[dict[str, Value], str | None]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,18 @@ from rich.table import Table
 from sfc import plots
 from sfc.__main__ import guarded, set_up_logging
 from sfc.config import Config
-from sfc.errors import UserError
-from sfc.pipeline import Pipeline, Result
+from sfc.engine import LocalEngine
+from sfc.errors import Diverged, UserError
+from sfc.pipeline import Pipeline
 from sfc.settings import change_config, dump_config, merge, nest, parse_override
 from sfc.stages.pseudo import LABELS
 from sfc.store import Store, digest, write_atomic
-from tune.cluster import connect, slots
+from tune.cluster import connect
 from tune.parameter import Value
-from tune.ray_engine import RayEngine
+from tune.runs import Run, run_all
 from tune.stats import kendall
 from tune.study import complete, load_study, name_of, values_of
 from tune.tracking import EXPERIMENT, Tracker, tracking_uri, versions
-from tune.trial import collect
 from tune.trial_log import FIGURE_IMAGES
 
 FINALS = "finals.json"
@@ -57,7 +58,9 @@ def base_of(study: optuna.Study) -> Config:
 
 def sweeps(study: optuna.Study) -> bool:
     """Whether the background threshold is the best one on the masks that choose, run by run, and not searched."""
-    return study.user_attrs["metric"].startswith("seed/best") and "pseudo.threshold" not in study.user_attrs["published"]
+    return (
+        study.user_attrs["metric"].startswith("seed/best") and "pseudo.threshold" not in study.user_attrs["published"]
+    )
 
 
 def with_overrides(config: Config, changes: dict[str, Value], overrides: Sequence[str]) -> Config:
@@ -69,19 +72,7 @@ def with_overrides(config: Config, changes: dict[str, Value], overrides: Sequenc
     return Config.model_validate_json(json.dumps(values))
 
 
-def run_one(config: Config, store: Store, engine: RayEngine, metric: str | None, *, sweep: bool) -> tuple[Pipeline, Result]:
-    """All stages of one configuration, its background threshold chosen on the select split where `sweep` says so."""
-    pipeline = Pipeline(config, store, engine)
-    if sweep:
-        seeds = json.loads((pipeline.seed(config.data.select) / "metrics.json").read_text(encoding="utf-8"))
-        pipeline = pipeline.changed(change_config(config, {"pseudo.threshold": seeds["best"]["threshold"]}))
-    result = pipeline.run()
-    if metric is not None and metric.startswith("proxy/"):
-        collect(pipeline, result, "proxy")
-    return pipeline, result
-
-
-def draw(folder: Path, pipeline: Pipeline, result: Result) -> None:
+def draw(folder: Path, pipeline: Pipeline, iou: dict[str, list[float]]) -> None:
     """A run's figures: maps and labels over images of train and val, bars by class, losses of both trainings."""
     config, data = pipeline.config, pipeline.data
     shown = {
@@ -91,27 +82,16 @@ def draw(folder: Path, pipeline: Pipeline, result: Result) -> None:
     for split, predictions in shown.items():
         names = pipeline.split(split).ids[:FIGURE_IMAGES]
         plots.maps_figure(folder / f"maps_{split}.png", data, names, pipeline.cam(split), config.pseudo, predictions)
-    plots.class_bars(folder / "classes.png", result.iou, data.classes, pipeline.train.labels.sum(0).tolist())
+    plots.class_bars(folder / "classes.png", iou, data.classes, pipeline.train.labels.sum(0).tolist())
     for name, stage in (("classifier", pipeline.classifier()), ("segmentation", pipeline.segmentation())):
         plots.curves(folder / f"losses_{name}.png", json.loads((stage / "history.json").read_text(encoding="utf-8")))
-
-
-def summary(result: Result) -> dict[str, Any]:
-    """A result as JSON."""
-    return {
-        "metrics": result.metrics,
-        "supervision": result.supervision,
-        "iou": result.iou,
-        "conditions": result.conditions,
-        "label_source": result.label_source,
-        "folders": {name: str(path) for name, path in result.folders.items()},
-    }
 
 
 def run_final(
     study: optuna.Study,
     results: Path,
     tracker: Tracker,
+    console: Console,
     *,
     workers: int,
     address: str | None = None,
@@ -124,6 +104,7 @@ def run_final(
         study: with at least one complete trial.
         results: the results folder.
         tracker: writes a run for each.
+        console: told of each run as it ends.
         workers: of each training.
         address: of a Ray cluster.
         overrides: `section.key=value` words put over the settings.
@@ -140,41 +121,46 @@ def run_final(
         for trial in trials
         for i in range(wanted["seeds"])
     ]
-    at_once = min(len(jobs), slots_for(workers))
-    with ThreadPoolExecutor(at_once) as pool:  # each waits for Ray, which does the work
-        done = list(
-            pool.map(
-                lambda job: run_one(
-                    job[1], Store(results / "store"), RayEngine(workers, results, at_once), metric, sweep=sweeps(study)
-                ),
-                jobs,
-            )
-        )
+    console.print(f"final: {len(trials)} trials x {wanted['seeds']} seeds through all stages", highlight=False)
+    runs: dict[int, Run] = {}
+    configs, proxy = [config for _, config in jobs], metric.startswith("proxy/")
+    for i, run in run_all(configs, results, workers=workers, sweep=sweeps(study), proxy=proxy):
+        runs[i] = run
+        value = run.get("metrics", {}).get("val/miou", float("nan"))
+        shown = f"failed: {run['failed']}" if "failed" in run else f"val/miou {value:.4f}"
+        console.print(f"{len(runs)}/{len(jobs)}: trial {jobs[i][0]}, seed {jobs[i][1].seed}: {shown}", highlight=False)
+    failed = [
+        f"trial {jobs[i][0]}, seed {jobs[i][1].seed}: {run['failed']}" for i, run in runs.items() if "failed" in run
+    ]
+    if failed:
+        raise Diverged("\n".join(failed))
     finals: dict[str, Any] = {"metric": metric, "trials": []}
     for trial in trials:
-        runs = [
-            {"seed": pipeline.config.seed, **summary(result)}
-            for (number, _), (pipeline, result) in zip(jobs, done, strict=True)
-            if number == trial.number
-        ]
-        mean = float(np.mean([run["metrics"][metric] for run in runs]))
-        finals["trials"].append({"trial": trial.number, "value": trial.value, "mean": mean, "runs": runs})
-    finals["chosen"] = max(finals["trials"], key=lambda t: t["mean"])["trial"]
-    held = [(t["value"], np.mean([r["metrics"]["val/miou"] for r in t["runs"]])) for t in finals["trials"]]
-    tau = kendall(*zip(*held, strict=True)) if "val/miou" in done[0][1].metrics else None
-    finals["tau"] = vars(tau) if tau else None
+        own = [{"seed": jobs[i][1].seed, **runs[i]} for i in range(len(jobs)) if jobs[i][0] == trial.number]
+        means = {
+            name: float(np.mean([run["metrics"][name] for run in own]))
+            for name in (metric, "val/miou")
+            if name in own[0]["metrics"]
+        }
+        finals["trials"].append({"trial": trial.number, "value": trial.value, "mean": means, "runs": own})
+    finals["chosen"] = max(finals["trials"], key=lambda t: t["mean"][metric])["trial"]
+    if "val/miou" in finals["trials"][0]["mean"]:
+        tau = kendall([t["value"] for t in finals["trials"]], [t["mean"]["val/miou"] for t in finals["trials"]])
+        finals["tau"] = asdict(tau)
 
     name = name_of(study)
     folder = results / "final" / name
     (folder / "figures").mkdir(parents=True, exist_ok=True)
-    [(pipeline, result), *_] = [d for (number, _), d in zip(jobs, done, strict=True) if number == finals["chosen"]]
-    write_atomic(folder / "best.yaml", dump_config(pipeline.config))
-    write_atomic(folder / "metrics.json", json.dumps(summary(result), indent=1))
+    kept = next(i for i, (number, _) in enumerate(jobs) if number == finals["chosen"])
+    pipelines = {i: Pipeline(_config(run), Store(results / "store"), LocalEngine(1)) for i, run in runs.items()}
+    write_atomic(folder / "best.yaml", dump_config(pipelines[kept].config))
+    write_atomic(folder / "metrics.json", json.dumps(runs[kept], indent=1))
     write_atomic(folder / FINALS, json.dumps(finals, indent=1))
-    draw(folder / "figures", pipeline, result)
+    logging.getLogger("sfc").setLevel(logging.WARNING)  # all that follows is in the store
+    draw(folder / "figures", pipelines[kept], runs[kept]["iou"])
 
     parent = tracker.find(name)
-    for (number, config), (each, numbers) in zip(jobs, done, strict=True):
+    for i, (number, config) in enumerate(jobs):
         run = tracker.start(
             f"{name}/final/{digest(config.model_dump(mode='json'))[:8]}",
             f"{name}-final-{number:03d}-seed{config.seed}",
@@ -182,27 +168,24 @@ def run_final(
             parent.info.run_id if parent else None,
         )
         [trial] = [t for t in trials if t.number == number]
+        pipeline = pipelines[i]
         tracker.log(
             run,
-            params=values_of(trial) | {"seed": config.seed, "pseudo.threshold": each.config.pseudo.threshold},
-            metrics=numbers.metrics,
-            history=json.loads((each.classifier() / "history.json").read_text(encoding="utf-8")),
+            params=values_of(trial) | {"seed": config.seed, "pseudo.threshold": pipeline.config.pseudo.threshold},
+            metrics=runs[i]["metrics"],
+            history=json.loads((pipeline.classifier() / "history.json").read_text(encoding="utf-8")),
             tags=versions()
-            | {"data.fingerprint": each.train.fingerprint, "sfc.complete": "True", "sfc.kept": str(each is pipeline)}
-            | {f"supervision.{k}": v for k, v in numbers.supervision.items() if k.endswith("miou")},
+            | {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True", "sfc.kept": str(i == kept)}
+            | {f"supervision.{k}": v for k, v in runs[i]["supervision"].items() if k.endswith("miou")},
         )
-        if each is pipeline:
+        if i == kept:
             tracker.client.log_artifacts(run, str(folder))
         tracker.end(run)
     return finals | {"folder": str(folder)}
 
 
-def slots_for(workers: int) -> int:
-    """Runs that the cluster trains at once, each with that many workers, a GPU each where there are any."""
-    import ray
-
-    gpus = ray.cluster_resources().get("GPU", 0) > 0
-    return slots(workers, workers if gpus else 0)
+def _config(run: Run) -> Config:
+    return Config.model_validate_json(json.dumps(run["config"]))
 
 
 def show_final(console: Console, finals: dict[str, Any]) -> None:
@@ -235,7 +218,7 @@ def show_final(console: Console, finals: dict[str, Any]) -> None:
 
 
 def _ranking(finals: dict[str, Any]) -> Table:
-    tau = finals["tau"]
+    tau = finals.get("tau")
     held = (
         f"Kendall's tau of search and val {tau['value']:+.2f} [{tau['low']:+.2f}, {tau['high']:+.2f}]"
         if tau and np.isfinite(tau["value"])
@@ -250,10 +233,8 @@ def _ranking(finals: dict[str, Any]) -> Table:
     for column in ("trial", "search", finals["metric"], "segmentation, val", "seeds"):
         table.add_column(column, justify="right")
     for t in finals["trials"]:
-        val = [run["metrics"].get("val/miou", np.nan) for run in t["runs"]]
-        table.add_row(
-            str(t["trial"]), f"{t['value']:.4f}", f"{t['mean']:.4f}", f"{np.mean(val):.4f}", str(len(t["runs"]))
-        )
+        means = [f"{t['mean'].get(name, np.nan):.4f}" for name in (finals["metric"], "val/miou")]
+        table.add_row(str(t["trial"]), f"{t['value']:.4f}", *means, str(len(t["runs"])))
     return table
 
 
@@ -272,10 +253,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         study = load_study(given.study, given.results)
         best_config(study)
         tracker = Tracker(tracking_uri(given.results), given.results)
-        finals = run_final(
-            study, given.results, tracker, workers=given.workers, address=given.address, overrides=given.overrides
-        )
         console = Console()
+        finals = run_final(
+            study,
+            given.results,
+            tracker,
+            console,
+            workers=given.workers,
+            address=given.address,
+            overrides=given.overrides,
+        )
         show_final(console, finals)
         console.print(f"MLflow: experiment {EXPERIMENT} at {tracking_uri(given.results)}", soft_wrap=True)
         return 0

@@ -185,8 +185,9 @@ def show_plan(console: Console, space: Space, name: str, pipeline: Pipeline) -> 
     inner = f", {file.budget.inner} settings of later stages tried in each" if space.inner else ""
     console.print(
         f"{file.budget.trials} trials of {base.classifier.epochs} epochs on {len(train)} images, compared at epochs "
-        f"{rungs or 'none'}{inner}; objective {file.objective.metric} on {len(select)} images of the split {select.name}; "
-        f"the best {file.final.top} x {file.final.seeds} seeds go through all stages and reports on the split {base.data.val}",
+        f"{rungs or 'none'}{inner}; objective {file.objective.metric} on {len(select)} images of the split "
+        f"{select.name}; the best {file.final.top} x {file.final.seeds} seeds go through all stages, which report on "
+        f"the split {base.data.val}",
         soft_wrap=True,
     )
     console.print(f"{SAMPLES} sampled configurations are valid; nothing was started")

@@ -117,6 +117,7 @@ def run_trials(
         tuner.fit()
     repair(study)  # trials that the time-out stopped
 
+
 def search(given: argparse.Namespace, console: Console, *, final: bool = True) -> int:
     """The whole command; without `final` it ends after the trials. Returns the exit code."""
     space = load_space(given.space, given.base, given.overrides, given.trials)
@@ -171,9 +172,8 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             return 1
         tracker.text(parent, dump_config(best_config(study)), "best.yaml")
         tracker.log(parent, metrics={f"best/{k}": v for k, v in complete(study)[0].user_attrs["metrics"].items()})
-        console.print(outlook([t.value for t in sorted(complete(study), key=lambda t: t.datetime_complete)]))
         if final:
-            finals = run_final(study, given.results, tracker, workers=given.workers, address=given.address)
+            finals = run_final(study, given.results, tracker, console, workers=given.workers, address=given.address)
             show_final(console, finals)
         tracker.end(parent)
         console.print(f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:", soft_wrap=True)

@@ -30,7 +30,8 @@ published: {classifier.prototype_weight: 1.6, classifier.lr: 0.05, pseudo.fusion
 start:
   - {classifier.prototype_weight: 0.4, classifier.lr: 1.0e+30, pseudo.fusion: 0.7}
 asha: {grace: 1, reduction: 2}
-budget: {trials: 4}
+budget: {trials: 4, inner: 3}
+final: {top: 2, seeds: 2}
 """
 
 

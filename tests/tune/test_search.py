@@ -86,21 +86,25 @@ def test_the_main_job_survives_interruptions_and_does_nothing_twice(tmp_path: Pa
     assert config.selected_on == "select"
     assert config.classifier.prototype_weight == best.params["classifier.prototype_weight"]
     assert config.pseudo.threshold == best.user_attrs["metrics"]["seed/best_threshold"]
-    [predictions] = (results / "store" / "evaluation").glob("*/predictions")
-    assert len(list(predictions.glob("*.png"))) == 12
+    for predictions in (results / "store" / "evaluation").glob("*/predictions"):
+        assert len(list(predictions.glob("*.png"))) == 12
     for figure in (results / "final" / "tiny" / "figures").glob("*.png"):
         assert min(Image.open(figure).size) > 100
 
     kinds = [run.data.tags["sfc.kind"] for run in runs(results)]
-    assert kinds.count("search") == kinds.count("final") == 1
+    assert kinds.count("search") == 1
+    assert kinds.count("final") == len(complete(study)[:2]) * 2, "two trials, two seeds"
+    assert kinds.count("inner") == sum(len(t.user_attrs["inner"]) for t in complete(study))
     numbers = [run.data.tags["sfc.trial"] for run in runs(results) if run.data.tags["sfc.kind"] == "trial"]
     assert len(set(numbers)) == len(numbers), "a trial has two runs"
     assert {str(t.number) for t in counted(study)} <= set(numbers)
     assert all(run.info.status != "RUNNING" for run in runs(results))
-    [logged] = [r for r in runs(results) if r.data.tags.get("sfc.trial") == str(best.number)]
+    [logged] = [
+        r for r in runs(results) if r.data.tags["sfc.kind"] == "trial" and r.data.tags["sfc.trial"] == str(best.number)
+    ]
     assert logged.data.metrics["seed/best_miou"] == best.value
     assert logged.data.metrics["epochs"] == 3
-    [final] = [r for r in runs(results) if r.data.tags["sfc.kind"] == "final"]
+    [final] = [r for r in runs(results) if r.data.tags.get("sfc.kept") == "True"]
     assert 0 <= final.data.metrics["val/miou"] <= 1
     assert final.data.tags["supervision.val/miou"] == "held-out masks"
 
@@ -111,11 +115,25 @@ def test_the_main_job_survives_interruptions_and_does_nothing_twice(tmp_path: Pa
     assert "working" not in output and "starts" not in output
     assert len(runs(results)) == before
 
-    (tmp_path / "other.yaml").write_text(space_file.read_text().replace("[0.0, 2.0]", "[0.0, 3.0]"))
+    # An edited space: what changed is said, trials that still fit count, numbers and runs stay.
+    edited = (
+        space_file.read_text().replace("uniform: [0.0, 2.0]", "uniform: [0.0, 3.0]").replace("trials: 4", "trials: 5")
+    )
+    (tmp_path / "other.yaml").write_text(edited)
     process = search(tmp_path, tmp_path / "other.yaml")
     output = finish(process)
+    assert process.returncode == 0, output
+    assert "classifier.prototype_weight: uniform [0.0, 2.0] -> uniform [0.0, 3.0]" in output
+    assert "4 trials still fit" in output
+    after = {t.number: t.value for t in counted(load_study("tiny", results))}
+    assert kept.items() <= after.items() and len(after) == 5
+    numbers = [run.data.tags["sfc.trial"] for run in runs(results) if run.data.tags["sfc.kind"] == "trial"]
+    assert len(set(numbers)) == len(numbers)
+
+    process = search(tmp_path, tmp_path / "other.yaml", "classifier.batch=4")
+    output = finish(process)
     assert process.returncode == 2
-    assert "was made by another space" in output
+    assert "searches something else: classifier.batch 8 -> 4" in output
 
 
 @pytest.mark.slow
@@ -129,7 +147,7 @@ def test_a_search_of_which_every_trial_diverges_says_so_and_fails(tmp_path: Path
 
 
 def test_no_second_driver_runs_a_study(tmp_path: Path, space_file: Path) -> None:
-    from tune.study import one_driver
+    from tune.storage import one_driver
 
     (tmp_path / "results").mkdir()
     with one_driver(tmp_path / "results" / "studies" / "tiny.lock"):

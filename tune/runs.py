@@ -1,0 +1,95 @@
+"""Whole configurations through the stages, many at a time, on Ray: what the final and an ablation are made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+
+from sfc.config import Config
+from sfc.engine import Engine, LocalEngine
+from sfc.errors import Diverged
+from sfc.pipeline import Pipeline, Until
+from sfc.settings import change_config
+from sfc.store import Store
+from tune.cluster import slots
+from tune.ray_engine import RETRIES, RayEngine
+
+Run = dict[str, Any]
+"""A configuration's `config` (as JSON, its threshold chosen) and the fields of its `Result`, folders as text; or
+`failed`, the reason."""
+
+
+def run_config(config: Config, store: Path, engine: Engine, *, sweep: bool, proxy: bool, until: Until) -> Run:
+    """One configuration through the stages.
+
+    Args:
+        config: all settings.
+        store: folder of the store.
+        engine: runs the work.
+        sweep: choose the background threshold on the masks of the select split, and say so.
+        proxy: also the objectives that need no mask.
+        until: the last stage.
+    """
+    try:
+        pipeline = Pipeline(config, Store(store), engine)
+        if sweep:
+            seeds = json.loads((pipeline.seed(config.data.select) / "metrics.json").read_text(encoding="utf-8"))
+            chosen = {"pseudo.threshold": seeds["best"]["threshold"], "selected_on": config.data.select}
+            pipeline = pipeline.changed(change_config(config, chosen))
+        result = pipeline.run(until)
+        if proxy:
+            pipeline.collect(result, "proxy", pipeline.proxy(config.data.select), config.data.select)
+    except Diverged as error:  # it would only diverge again
+        return {"config": config.model_dump(mode="json"), "failed": str(error)}
+    found = asdict(result)
+    found["folders"] = {name: str(path) for name, path in result.folders.items()}
+    return {"config": pipeline.config.model_dump(mode="json"), **found}
+
+
+def _task(config: Config, store: Path, cpus: int, arguments: dict[str, Any]) -> Run:
+    torch.set_num_threads(cpus)
+    return run_config(config, store, LocalEngine(cpus), **arguments)
+
+
+def run_all(
+    configs: Sequence[Config],
+    results: Path,
+    *,
+    workers: int = 1,
+    sweep: bool,
+    proxy: bool = False,
+    until: Until = "segmentation",
+) -> Iterator[tuple[int, Run]]:
+    """Many configurations, as many at a time as the cluster holds; what the store has is not done again.
+
+    With one worker each runs in one Ray task, which starts again where a killed one was. With more, each training is
+    Ray Train's on so many workers, and the other stages are spread over the cluster.
+
+    Yields:
+        Position in `configs` and numbers, as they are done.
+    """
+    arguments = {"sweep": sweep, "proxy": proxy, "until": until}
+    gpus = ray.cluster_resources().get("GPU", 0) > 0
+    at_once = min(len(configs), slots(workers, workers if gpus else 0))
+    if workers == 1:
+        cpus = 1 if gpus else max(1, int(ray.cluster_resources()["CPU"]) // len(configs))
+        task = ray.remote(num_cpus=cpus, num_gpus=int(gpus), max_retries=RETRIES)(_task)
+        waiting = {task.remote(config, results / "store", cpus, arguments): i for i, config in enumerate(configs)}
+        while waiting:
+            [done], _ = ray.wait(list(waiting))
+            yield waiting.pop(done), ray.get(done)
+        return
+    with ThreadPoolExecutor(at_once) as pool:  # each waits for Ray, which does the work
+        futures: dict[Future[Run], int] = {
+            pool.submit(run_config, config, results / "store", RayEngine(workers, results, at_once), **arguments): i
+            for i, config in enumerate(configs)
+        }
+        for done in as_completed(futures):
+            yield futures[done], done.result()
