@@ -72,11 +72,9 @@ def run_trials(
     *,
     trials: int,
     deadline: float,
-    address: str | None,
     gpus: float,
 ) -> None:
     """Run `trials` more trials of the study with Ray Tune."""
-    connect(address)
     at_once = slots(1, gpus)
     search = StudySearch(study, space, trials, deadline)
     asha, epochs = space.asha, space.base.classifier.epochs
@@ -133,6 +131,9 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         study, edit = open_study(name, space, given.results)
         if edit:
             show_edit(console, edit)
+        connect(given.address)
+        slots(1, given.gpus_per_trial)
+        slots(given.workers, 0)
         tracker = Tracker(tracking_uri(given.results), given.results)
         found = versions() | {"data.fingerprint": pipeline.train.fingerprint}
         command = f"python tune/search.py {shlex.join(given.words)}"
@@ -156,7 +157,6 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
                 console,
                 trials=left,
                 deadline=deadline,
-                address=given.address,
                 gpus=given.gpus_per_trial,
             )
         logger.catch_up()

@@ -20,7 +20,7 @@ SEARCH = str(ROOT / "tune" / "search.py")
 
 
 def search(folder: Path, space: Path, *words: str) -> subprocess.Popen:
-    return command(SEARCH, "--space", str(space), "--study", "tiny", "--workers", "2", *words, *TINY, folder=folder)
+    return command(SEARCH, "--space", str(space), "--study", "tiny", *words, *TINY, folder=folder)
 
 
 def read_until(process: subprocess.Popen, text: str) -> str:
