@@ -72,7 +72,7 @@ def test_images_agree_with_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
         chosen = np.repeat(np.arange(6), draw)
         miou = [[np.nanmean(iou_of(run[chosen].sum(0))) for run in runs] for runs in (arm, reference)]
         differences.append(np.mean(miou[0]) - np.mean(miou[1]))
-    found = over_images(arm, reference)
+    found = over_images(arm, reference, [range(3)])[0]
     assert [found.low, found.high] == pytest.approx(np.quantile(differences, [0.025, 0.975]).tolist())
     whole = [np.mean([np.nanmean(iou_of(run.sum(0))) for run in runs]) for runs in (arm, reference)]
     assert found.value == pytest.approx(whole[0] - whole[1])
@@ -80,7 +80,15 @@ def test_images_agree_with_a_loop(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_same_arm_twice_differs_by_nothing() -> None:
     runs = [counts(np.random.default_rng(0))]
-    assert over_images(runs, runs) == Interval(0, 0, 0)
+    assert over_images(runs, runs, [[0, 1, 2], [2]]) == [Interval(0, 0, 0)] * 2
+
+
+def test_a_class_that_occurs_nowhere_has_no_difference() -> None:
+    runs = [counts(np.random.default_rng(0))]
+    runs[0][:, -1] = 0
+    nothing, all_of_them = over_images(runs, runs, [[2], [0, 1, 2]])
+    assert math.isnan(nothing.value) and math.isnan(nothing.low) and not nothing.excludes_zero
+    assert all_of_them == Interval(0, 0, 0)
 
 
 def test_an_arm_better_on_every_image_excludes_zero() -> None:
@@ -88,8 +96,8 @@ def test_an_arm_better_on_every_image_excludes_zero() -> None:
     better = [run.copy() for run in reference]
     for run in better:
         run[..., 1] = run[..., 0]  # nothing wrong is predicted
-    assert over_images(better, reference).low > 0
-    assert over_images(reference, better).high < 0
+    assert over_images(better, reference, [range(3)])[0].low > 0
+    assert over_images(reference, better, [range(3)])[0].high < 0
 
 
 def test_kendall() -> None:
