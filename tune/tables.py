@@ -274,7 +274,8 @@ def document(numbers: Numbers) -> str:
     )
     parts = [
         f"Command: `{numbers['command']}` (commit {numbers['commit']}, torch {numbers['torch']}).",
-        f"Mean ± standard deviation over {n} seed{'s' * (n > 1)} ({', '.join(map(str, numbers['seeds']))}), in points. "
+        f"{'Mean ± standard deviation over' if n > 1 else 'From'} {n} seed{'s' * (n > 1)} "
+        f"({', '.join(map(str, numbers['seeds']))}), in points. "
         "Every arm has the same seeds, data and order of the data. Each run's background threshold is the best one on "
         "the masks of the select split; the first row says which masks a number has seen. Two runs with the same seed "
         "on the same machine give the same numbers.",
