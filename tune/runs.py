@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import asdict
@@ -14,7 +15,7 @@ import torch
 
 from sfc.config import Config
 from sfc.engine import Engine, LocalEngine
-from sfc.errors import Diverged
+from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline, Until
 from sfc.settings import change_config
 from sfc.store import Store
@@ -50,12 +51,30 @@ def run_config(config: Config, store: Path, engine: Engine, *, sweep: bool, prox
         return {"config": config.model_dump(mode="json"), "failed": str(error)}
     found = asdict(result)
     found["folders"] = {name: str(path) for name, path in result.folders.items()}
+    found["iou"] = {k: [v if math.isfinite(v) else None for v in iou] for k, iou in result.iou.items()}
     return {"config": pipeline.config.model_dump(mode="json"), **found}
 
 
 def _task(config: Config, store: Path, cpus: int, arguments: dict[str, Any]) -> Run:
     torch.set_num_threads(cpus)
     return run_config(config, store, LocalEngine(cpus), **arguments)
+
+
+def _outcome(reference: ray.ObjectRef, config: Config) -> Run:
+    """What a task returned; one whose process died too often is a run that failed.
+
+    Raises:
+        UserError: such as a full disk, as the task raised it.
+    """
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        reason = f"its process died: {str(error).splitlines()[0]}"
+        return {"config": config.model_dump(mode="json"), "failed": reason}
 
 
 def run_all(
@@ -67,7 +86,7 @@ def run_all(
     proxy: bool = False,
     until: Until = "segmentation",
 ) -> Iterator[tuple[int, Run]]:
-    """Many configurations, as many at a time as the cluster holds; what the store has is not done again.
+    """Many configurations in their order, as many at a time as the cluster holds; what the store has is not done again.
 
     With one worker each runs in one Ray task, which starts again where a killed one was. With more, each training is
     Ray Train's on so many workers, and the other stages are spread over the cluster.
@@ -84,7 +103,8 @@ def run_all(
         waiting = {task.remote(config, results / "store", cpus, arguments): i for i, config in enumerate(configs)}
         while waiting:
             [done], _ = ray.wait(list(waiting))
-            yield waiting.pop(done), ray.get(done)
+            i = waiting.pop(done)
+            yield i, _outcome(done, configs[i])
         return
     with ThreadPoolExecutor(at_once) as pool:  # each waits for Ray, which does the work
         futures: dict[Future[Run], int] = {

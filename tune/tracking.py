@@ -42,9 +42,8 @@ def versions() -> dict[str, str]:
     return found | {"version.python": platform.python_version(), "git.commit": commit}
 
 
-def fixed_settings(config: Config) -> dict[str, Any]:
-    """Every setting as a parameter `settings/section.key`: behind the parameters that vary, which have their bare
-    names. The place of the data is none: it is another one on another machine."""
+def flat(config: Config) -> dict[str, Any]:
+    """Every setting by `section.key`."""
 
     def walk(values: dict[str, Any], prefix: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -52,9 +51,13 @@ def fixed_settings(config: Config) -> dict[str, Any]:
             found |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
         return found
 
-    settings = walk(config.model_dump(mode="json"), "settings/")
-    del settings["settings/data.root"]
-    return settings
+    return walk(config.model_dump(mode="json"), "")
+
+
+def fixed_settings(config: Config) -> dict[str, Any]:
+    """Every setting as a parameter `settings/section.key`: behind the parameters that vary, which have their bare
+    names. The place of the data is none: it is another one on another machine."""
+    return {f"settings/{name}": value for name, value in flat(config).items() if name != "data.root"}
 
 
 class Tracker:
