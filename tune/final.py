@@ -157,7 +157,8 @@ def run_final(
     write_atomic(folder / "metrics.json", json.dumps(runs[kept], indent=1))
     write_atomic(folder / FINALS, json.dumps(finals, indent=1))
     logging.getLogger("sfc").setLevel(logging.WARNING)  # all that follows is in the store
-    draw(folder / "figures", pipelines[kept], runs[kept]["iou"])
+    iou = {name: [np.nan if v is None else v for v in values] for name, values in runs[kept]["iou"].items()}
+    draw(folder / "figures", pipelines[kept], iou)
 
     parent = tracker.find(name)
     for i, (number, config) in enumerate(jobs):
