@@ -2,7 +2,8 @@
 
 Every stage's manifest says its seconds, bytes and images. A stage that is still to run costs the median of what the
 same stage took an image (an image and epoch for trainings) with the same settings on the same data and device, else of
-all of it in the store; where the store has none, it is measured now, on a few images.
+all of it in the store; where the store has none, it is measured now, on a few images. Manifests do not say how many
+processes shared a stage, so an output of a final run on many cores counts like a trial's on one.
 """
 
 from __future__ import annotations
@@ -193,7 +194,8 @@ def probe(pipeline: Pipeline, drive: Callable[[Pipeline], object], scratch: Stor
     Args:
         pipeline: of the job; its data are used, its store is not touched.
         drive: what is asked of it.
-        scratch: where outputs go; their manifests say what they took. Start-up is in it, so a little more than it is.
+        scratch: where outputs go; their manifests say what they took. Start-up is in it, so they say too much:
+            half as much again for five epochs on 1,000 generated images.
     """
     rates = ("classifier.lr", "classifier.head_lr", "affinity.lr", "affinity.displacement_lr")
     changes = dict.fromkeys([*rates, "segmentation.lr", "segmentation.head_lr"], 1e-6)  # so that nothing diverges
@@ -221,20 +223,10 @@ def _rate(
     return statistics.median(m.seconds for m in chosen), statistics.median(m.bytes for m in chosen), basis
 
 
-def estimate(jobs: Iterable[Work], store: Store, at_once: int = 1) -> Estimate:
-    """What is still to run for some jobs, and what it takes; an output that several need counts once.
-
-    Args:
-        jobs: every one as if it ran in full, in the order in which they would start.
-        store: what it has is not run; nothing is written to it.
-        at_once: jobs that run at the same time, those `alone` apart.
-
-    Raises:
-        UserError: the data can't be opened, or a job needs masks that are not there.
-    """
-    ledger = Ledger(store.root)
+def _plans(jobs: Iterable[Work], ledger: Ledger, store: Store) -> list[tuple[Work, Pipeline, list[Need]]]:
+    """Each job with its pipeline and what it is the first to need of what the store lacks."""
     opened: dict[Data, Pipeline] = {}
-    plans: list[tuple[Work, Pipeline, list[Need]]] = []
+    plans = []
     for job in jobs:
         if job.config.data not in opened:
             opened[job.config.data] = Pipeline(job.config, ledger, LocalEngine(1))
@@ -243,13 +235,28 @@ def estimate(jobs: Iterable[Work], store: Store, at_once: int = 1) -> Estimate:
         job.drive(pipeline)
         missing = [need for need in ledger.asked if need not in before and not store.has(*need)]
         plans.append((job, pipeline, missing))
+    return plans
 
+
+def estimate(jobs: Iterable[Work], store: Store, at_once: int = 1) -> Estimate:
+    """What is still to run for some jobs, and what it takes; an output that several need counts once.
+
+    Args:
+        jobs: every one as if it ran in full, in the order in which they would start.
+        store: what it has is not run; no output is written to it.
+        at_once: jobs that run at the same time, those `alone` apart.
+
+    Raises:
+        UserError: the data can't be opened, or a job needs masks that are not there.
+    """
+    ledger = Ledger(store.root)
+    plans = _plans(jobs, ledger, store)
     seen = {stage: measured(store, stage) for _, _, missing in plans for stage, _ in missing}
     unknown = {stage for stage, found in seen.items() if not found}
     with tempfile.TemporaryDirectory() as name:
         scratch = Store(Path(name))
         for job, pipeline, missing in plans:
-            if wanted := {stage for stage, _ in missing if stage in unknown and not seen[stage]}:
+            if wanted := {stage for stage, _ in missing if not seen[stage]}:
                 log.info("no measured times of %s: running them on a few images", ", ".join(sorted(wanted)))
                 probe(pipeline, job.drive, scratch)
                 seen |= {stage: measured(scratch, stage) for stage in unknown}
