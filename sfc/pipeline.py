@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import copy
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -21,8 +21,8 @@ from sfc.errors import UserError
 from sfc.stages import affinity, cam, classifier, edge, evaluation, proxy, pseudo, seed, segmentation
 from sfc.store import Store, digest
 
-log = logging.getLogger("sfc")
-
+RULE = {"fusion", "background", "threshold", "offset"}
+"""Settings of the section pseudo that make seeds of maps."""
 CONDITIONS = ("test_time", "initialisation", "crf_images")
 """Entries of metrics.json that are no numbers to compare."""
 
@@ -119,77 +119,70 @@ class Pipeline:
 
     def _get(
         self,
-        stage: str,
-        version: int,
+        stage: ModuleType,
+        split: str,
         settings: dict[str, Any],
         inputs: list[Path],
-        splits: list[str],
-        build: Callable[[Path], None],
+        *,
+        also: Sequence[str] = (),
+        **arguments: Any,
     ) -> Path:
+        """The output of a stage over a split, by its `run` where the store has none.
+
+        Args:
+            stage: its module.
+            split: whose images it goes over.
+            settings: what its output depends on, beside the version of its code, the inputs and the data.
+            inputs: folders of the stages before it.
+            also: further splits that the output depends on.
+            arguments: of its `run`, beside those that every stage has.
+        """
         identity = {
-            "version": version,
+            "version": stage.VERSION,
             "settings": settings,
             "inputs": [f"{folder.parent.name}/{folder.name}" for folder in inputs],
-            "data": {name: self.split(name).fingerprint for name in splits},
+            "data": {name: self.split(name).fingerprint for name in (split, *also)},
         }
         key = digest(identity)
 
-        def timed(folder: Path) -> dict[str, Any]:
-            log.info("%s: working (%s)", stage, key)
-            build(folder)
+        def build(folder: Path) -> dict[str, Any]:
+            stage.run(folder, self.engine, data=self.data, split=self.split(split), **arguments)
             return {"device": str(default_device()), "torch": torch.__version__}
 
-        if key in self._done:
-            return self._done[key]
-        known = self.store.has(stage, key)
-        folder = self.store.get(stage, key, identity, timed)
-        seconds = self.store.manifest(folder)["seconds"]
-        self._done[key] = folder
-        log.info("%s: %s (%s)", stage, "found in the store" if known else f"done in {seconds:.1f} s", key)
-        return folder
+        if key not in self._done:
+            name = stage.__name__.rpartition(".")[2]
+            said = identity | {"images": len(self.split(split))}
+            self._done[key] = self.store.get(name, key, said, build)
+        return self._done[key]
 
     def classifier(self) -> Path:
         """The trained network."""
-        config, split = self.config, self.train
+        config = self.config
         return self._get(
-            "classifier",
-            classifier.VERSION,
+            classifier,
+            config.data.train,
             {
                 "classifier": self._trained("classifier"),
                 "backbone": self._by_content(config.backbone),
                 "seed": config.seed,
             },
             [],
-            [split.name],
-            lambda folder: classifier.run(
-                folder,
-                self.engine,
-                section=config.classifier,
-                backbone=config.backbone,
-                data=self.data,
-                split=split,
-                seed=config.seed,
-            ),
+            section=config.classifier,
+            backbone=config.backbone,
+            seed=config.seed,
         )
 
     def cam(self, split: str) -> Path:
         """Maps of a split."""
         config, network = self.config, self.classifier()
         return self._get(
-            "cam",
-            cam.VERSION,
+            cam,
+            split,
             {"cam": config.cam.model_dump(mode="json")},
             [network],
-            [split],
-            lambda folder: cam.run(
-                folder,
-                self.engine,
-                section=config.cam,
-                backbone=config.backbone,
-                classifier=network,
-                data=self.data,
-                split=self.split(split),
-            ),
+            section=config.cam,
+            backbone=config.backbone,
+            classifier=network,
         )
 
     def seed(self, split: str) -> Path:
@@ -201,94 +194,64 @@ class Pipeline:
         if not self.split(split).has_masks:
             raise UserError(f"the split {split} of {self.data.root} has no masks (or not one for each image)")
         config, maps = self.config, self.cam(split)
-        rule = config.pseudo.model_dump(mode="json", include={"fusion", "background", "threshold", "offset"})
         return self._get(
-            "seed",
-            seed.VERSION,
-            rule,
+            seed,
+            split,
+            config.pseudo.model_dump(mode="json", include=RULE),
             [maps],
-            [split, self.train.name],
-            lambda folder: seed.run(
-                folder,
-                self.engine,
-                section=config.pseudo,
-                maps=maps,
-                data=self.data,
-                split=self.split(split),
-                counts=self.train.labels.sum(0),
-            ),
+            also=[self.train.name],
+            section=config.pseudo,
+            maps=maps,
+            counts=self.train.labels.sum(0),
         )
 
     def proxy(self, split: str) -> Path:
         """What can be said of the classifier and the maps of a split without a mask."""
         config, network, maps = self.config, self.classifier(), self.cam(split)
-        rule = {"fusion", "background", "threshold", "offset", "crf"}
         return self._get(
-            "proxy",
-            proxy.VERSION,
-            config.pseudo.model_dump(mode="json", include=rule) | {"precision": config.cam.precision},
+            proxy,
+            split,
+            config.pseudo.model_dump(mode="json", include=RULE | {"crf"}) | {"precision": config.cam.precision},
             [network, maps],
-            [split],
-            lambda folder: proxy.run(
-                folder,
-                self.engine,
-                section=config.pseudo,
-                cam=config.cam,
-                backbone=config.backbone,
-                classifier=network,
-                maps=maps,
-                data=self.data,
-                split=self.split(split),
-            ),
+            section=config.pseudo,
+            cam=config.cam,
+            backbone=config.backbone,
+            classifier=network,
+            maps=maps,
         )
 
     def affinity(self) -> Path:
         """The trained IRN."""
         config, network, maps = self.config, self.classifier(), self.cam(self.config.data.train)
-        labels = {"fusion", "background", "threshold", "offset", "crf"}
         return self._get(
-            "affinity",
-            affinity.VERSION,
+            affinity,
+            config.data.train,
             {
                 "affinity": self._trained("affinity"),
-                "pseudo": config.pseudo.model_dump(mode="json", include=labels),
+                "pseudo": config.pseudo.model_dump(mode="json", include=RULE | {"crf"}),
                 "backbone": self._by_content(config.backbone),
                 "seed": config.seed,
             },
             [network, maps],
-            [self.train.name],
-            lambda folder: affinity.run(
-                folder,
-                self.engine,
-                section=config.affinity,
-                pseudo=config.pseudo,
-                backbone=config.backbone,
-                classifier=network,
-                maps=maps,
-                data=self.data,
-                split=self.train,
-                seed=config.seed,
-            ),
+            section=config.affinity,
+            pseudo=config.pseudo,
+            backbone=config.backbone,
+            classifier=network,
+            maps=maps,
+            seed=config.seed,
         )
 
     def edge(self, split: str) -> Path:
         """Edges of a split."""
         config, network = self.config, self.affinity()
         return self._get(
-            "edge",
-            edge.VERSION,
+            edge,
+            split,
             config.affinity.model_dump(mode="json", include={"crop", "precision"}),
             [network],
-            [split],
-            lambda folder: edge.run(
-                folder,
-                self.engine,
-                section=config.affinity,
-                backbone=config.backbone,
-                affinity=network,
-                data=self.data,
-                split=self.split(split),
-            ),
+            section=config.affinity,
+            backbone=config.backbone,
+            affinity=network,
         )
 
     def pseudo(self) -> Path:
@@ -297,70 +260,48 @@ class Pipeline:
         walks = config.pseudo.method == "irn"
         edges = self.edge(config.data.train) if walks else None
         return self._get(
-            "pseudo",
-            pseudo.VERSION,
+            pseudo,
+            config.data.train,
             {"pseudo": config.pseudo.model_dump(mode="json", exclude=None if walks else {"walk"})},
             [maps, edges] if edges else [maps],
-            [self.train.name],
-            lambda folder: pseudo.run(
-                folder,
-                self.engine,
-                section=config.pseudo,
-                maps=maps,
-                edges=edges,
-                data=self.data,
-                split=self.train,
-                counts=self.train.labels.sum(0),
-            ),
+            section=config.pseudo,
+            maps=maps,
+            edges=edges,
+            counts=self.train.labels.sum(0),
         )
 
     def segmentation(self) -> Path:
         """The trained segmentation model."""
         config, labels = self.config, self.pseudo()
-        start = self.classifier() if config.segmentation.start == "classifier" else None
         return self._get(
-            "segmentation",
-            segmentation.VERSION,
+            segmentation,
+            config.data.train,
             {
                 "segmentation": config.segmentation.model_dump(mode="json", exclude={"backbone"}),
                 "backbone": self._by_content(self.segmentation_backbone),
                 "seed": config.seed,
             },
             [labels],
-            [self.train.name],
-            lambda folder: segmentation.run(
-                folder,
-                self.engine,
-                section=config.segmentation,
-                backbone=self.segmentation_backbone,
-                labels=labels / pseudo.LABELS,
-                start=start,
-                data=self.data,
-                split=self.train,
-                seed=config.seed,
-            ),
+            section=config.segmentation,
+            backbone=self.segmentation_backbone,
+            labels=labels / pseudo.LABELS,
+            start=self.classifier() if config.segmentation.start == "classifier" else None,
+            seed=config.seed,
         )
 
     def evaluation(self) -> Path:
         """Predictions on the reporting split."""
         config, model = self.config, self.segmentation()
         return self._get(
-            "evaluation",
-            evaluation.VERSION,
+            evaluation,
+            config.data.val,
             {"evaluation": config.evaluation.model_dump(mode="json")},
             [model],
-            [config.data.val],
-            lambda folder: evaluation.run(
-                folder,
-                self.engine,
-                section=config.evaluation,
-                segmentation=config.segmentation,
-                backbone=self.segmentation_backbone,
-                model=model,
-                data=self.data,
-                split=self.split(config.data.val),
-                counts=self.train.labels.sum(0),
-            ),
+            section=config.evaluation,
+            segmentation=config.segmentation,
+            backbone=self.segmentation_backbone,
+            model=model,
+            counts=self.train.labels.sum(0),
         )
 
     def run(self, until: Until = "segmentation") -> Result:

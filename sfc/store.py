@@ -6,6 +6,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import time
@@ -16,6 +17,8 @@ from typing import Any
 
 from sfc.config import SETTINGS_VERSION
 from sfc.errors import UserError
+
+log = logging.getLogger("sfc")
 
 MANIFEST = "manifest.json"
 
@@ -87,7 +90,7 @@ class Store:
         Args:
             stage: its name.
             key: digest of the identity.
-            identity: what the output depends on, for the manifest.
+            identity: what the output depends on, and what else the manifest is to say of it.
             build: writes into the folder that it is given, which may hold what an interrupted run left; returns
                 entries for the manifest.
 
@@ -96,21 +99,27 @@ class Store:
         """
         final = self.folder(stage, key)
         if self.has(stage, key):
+            log.info("%s: found in the store (%s)", stage, key)
             return final
-        start = time.monotonic()
         try:
             with locked(final.with_suffix(".lock")):
                 if self.has(stage, key):
+                    log.info("%s: another process made it (%s)", stage, key)
                     return final
+                log.info("%s: working (%s)", stage, key)
+                start = time.monotonic()
                 work = final.with_suffix(".partial")
                 work.mkdir(parents=True, exist_ok=True)
                 entries = build(work)
                 seconds = round(time.monotonic() - start, 3)
-                manifest = {"stage": stage, "key": key, **identity, "seconds": seconds, **entries}
+                size = sum(path.stat().st_size for path in work.rglob("*") if path.is_file())
+                measured = {"seconds": seconds, "bytes": size}
+                manifest = {"stage": stage, "key": key, **identity, **measured, **entries}
                 write_atomic(work / MANIFEST, json.dumps(manifest, indent=1))
                 if final.exists():  # a folder without a manifest is no output
                     shutil.rmtree(final)
                 work.rename(final)
+                log.info("%s: done in %.1f s (%s)", stage, seconds, key)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(
@@ -121,5 +130,5 @@ class Store:
         return final
 
     def manifest(self, folder: Path) -> dict[str, Any]:
-        """The manifest of a finished folder."""
+        """The manifest of a finished folder; older ones lack `bytes` and `images`."""
         return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))

@@ -64,7 +64,26 @@ def test_a_finished_stage_is_reused_and_tells_what_it_depends_on(tmp_path: Path)
     assert (folder / "output").read_text() == "maps"
     manifest = store.manifest(folder)
     assert manifest["inputs"] == ["a"] and manifest["device"] == "none" and manifest["stage"] == "cam"
-    assert manifest["seconds"] >= 0
+    assert manifest["seconds"] >= 0 and manifest["bytes"] == len("maps")
+
+
+def test_seconds_are_those_of_the_work_not_of_waiting_for_another_that_fails(tmp_path: Path) -> None:
+    store, inside = Store(tmp_path), threading.Event()
+
+    def slow_and_wrong(folder: Path) -> dict:
+        inside.set()
+        time.sleep(0.3)
+        raise RuntimeError
+
+    def first() -> None:
+        with pytest.raises(RuntimeError):
+            store.get("cam", "k", {}, slow_and_wrong)
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    inside.wait()
+    assert store.manifest(store.get("cam", "k", {}, write("maps")))["seconds"] < 0.2
+    thread.join()
 
 
 def test_stages_and_keys_do_not_mix(tmp_path: Path) -> None:
