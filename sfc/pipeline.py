@@ -23,6 +23,8 @@ from sfc.store import Store, digest
 log = logging.getLogger("sfc")
 
 Supervision = Literal["image-labels", "held-out masks", "same masks"]
+Until = Literal["seed", "pseudo", "segmentation"]
+"""How far a run goes: seeds, pseudo-labels, or all stages."""
 
 
 @dataclass(frozen=True)
@@ -322,15 +324,17 @@ class Pipeline:
             ),
         )
 
-    def run(self) -> Result:
-        """Every stage, and the numbers of each for which there are masks."""
+    def run(self, until: Until = "segmentation") -> Result:
+        """Every stage up to `until`, and the numbers of each for which there are masks."""
         result = Result(label_source=self.data.label_source)
         splits = self.config.data
         for name, split in (("seed", splits.select), ("seed_val", splits.val)):
             if split in self.data.split_names() and self.split(split).has_masks:
                 self.collect(result, name, self.seed(split), split)
-        self.collect(result, "pseudo", self.pseudo(), splits.train)
-        self.collect(result, "val", self.evaluation(), splits.val)
+        if until != "seed":
+            self.collect(result, "pseudo", self.pseudo(), splits.train)
+        if until == "segmentation":
+            self.collect(result, "val", self.evaluation(), splits.val)
         return result
 
     def _chosen_on(self, split: str) -> bool:

@@ -1,210 +1,252 @@
-"""Arms x seeds through every stage, and a table: python tune/ablate.py --plan synthetic.yaml --study NAME.
+"""Arms x seeds through the stages, compared in pairs: python tune/ablate.py --plan components.yaml --study NAME.
 
-An arm is the base with settings put over it, or (`tuned: true`) the best trial of a study. Every arm runs with the
-same seeds, none of which the search used, on the same data. Each run's background threshold is the best one on the
-select split; all other numbers are then on images whose masks chose nothing. What the store has is not done again.
+Every arm runs with the same seeds, none of which the search used, on the same data. Each run's background threshold is
+the best one on the select split; all other numbers are then on images whose masks chose nothing. What the store has is
+not done again: interrupted, the same command goes on.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import shlex
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
-import numpy as np
 import ray
 import torch
-from pydantic import Field, ValidationError
 from rich.console import Console
 
 from sfc.__main__ import guarded, set_up_logging
-from sfc.config import Config, Section
+from sfc.config import Config
 from sfc.engine import LocalEngine
-from sfc.errors import UserError
-from sfc.pipeline import Pipeline
-from sfc.settings import (
-    EXPERIMENTS,
-    absolute,
-    change_config,
-    explain,
-    find_file,
-    load_config,
-    parse_override,
-    read_yaml,
-)
-from sfc.store import Store, write_atomic
+from sfc.errors import Diverged, UserError
+from sfc.pipeline import Pipeline, Until
+from sfc.settings import EXPERIMENTS, absolute, change_config, find_file, load_config, parse_override
+from sfc.store import Store, digest, write_atomic
+from tune import tables
 from tune.cluster import connect
-from tune.final import best_config
-from tune.study import load_study
-from tune.tracking import versions
-
-PLANS = EXPERIMENTS / "ablations"
-COLUMNS = {
-    "seed mIoU, select": "seed/best_miou",
-    "seed mIoU, val": "seed_val/miou",
-    "head": "seed_val/miou_head",
-    "middle": "seed_val/miou_middle",
-    "tail": "seed_val/miou_tail",
-    "pseudo-label mIoU, train": "pseudo/miou",
-    "segmentation mIoU, val": "val/miou",
-}
+from tune.final import best_config, flat
+from tune.plan import Plan, arm_configs, load_plan
+from tune.progress import duration
+from tune.study import load_study, one_driver
+from tune.tracking import Tracker, tracking_uri, versions
 
 
-class Arm(Section):
-    """One row: settings over the base, or over the best trial of the study."""
+def run_arm(config: Config, store: Path, until: Until = "segmentation", threads: int = 1) -> dict[str, Any]:
+    """The stages of one configuration in this process, its threshold chosen on the select split.
 
-    tuned: bool = False
-    set: Annotated[dict[str, Any], Field(default_factory=dict)]
-
-
-class Plan(Section):
-    """A plan file."""
-
-    base: str
-    arms: Annotated[dict[str, Arm], Field(min_length=1)]
-
-
-def load_plan(name: str) -> Plan:
-    """A plan (a path, or a bare name in experiments/ablations/).
-
-    Raises:
-        UserError: every mistake in the file.
+    Returns:
+        `metrics`, `supervision`, `iou` (None for NaN) and `folders` of the pipeline's result; or `failed`, the reason.
     """
-    path = find_file(name, [PLANS])
-    values, places = read_yaml(path)
-    try:
-        return Plan.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        raise UserError(explain(error, places, str(path))) from None
-
-
-def arm_configs(plan: Plan, base: Config, tuned: Config | None) -> dict[str, Config]:
-    """The configuration of each arm.
-
-    Raises:
-        UserError: an arm has unknown settings, or needs a study and there is none.
-    """
-    configs = {}
-    for name, arm in plan.arms.items():
-        if arm.tuned and tuned is None:
-            raise UserError(f"the arm {name!r} is the best of a search: name it by --study")
-        start = tuned if arm.tuned else base
-        try:
-            configs[name] = change_config(start, arm.set)
-        except UserError as error:
-            raise UserError(f"arm {name!r}: {error}") from None
-    return configs
-
-
-def run_arm(config: Config, store: Path, threads: int = 1) -> dict[str, float]:
-    """All stages of one configuration in this process, its threshold chosen on the select split; numbers by name."""
     torch.set_num_threads(threads)
     engine = LocalEngine(threads)
-    first = Pipeline(config, Store(store), engine)
-    seeds = json.loads((first.seed(config.data.select) / "metrics.json").read_text(encoding="utf-8"))
-    chosen = {"pseudo.threshold": seeds["best"]["threshold"], "selected_on": config.data.select}
-    return Pipeline(change_config(config, chosen), Store(store), engine).run().metrics
+    try:
+        seeds = Pipeline(config, Store(store), engine).seed(config.data.select)
+        best = json.loads((seeds / "metrics.json").read_text(encoding="utf-8"))["best"]
+        chosen = {"pseudo.threshold": best["threshold"], "selected_on": config.data.select}
+        result = Pipeline(change_config(config, chosen), Store(store), engine).run(until)
+    except Diverged as error:
+        return {"failed": str(error)}
+    return {
+        "metrics": result.metrics,
+        "supervision": result.supervision,
+        "iou": {name: [v if math.isfinite(v) else None for v in iou] for name, iou in result.iou.items()},
+        "folders": {name: str(path) for name, path in result.folders.items()},
+    }
 
 
-def table(numbers: dict[str, list[dict[str, float]]]) -> str:
-    """Markdown: a row an arm, mean ± standard deviation over seeds in points of mIoU."""
-    lines = ["| arm | " + " | ".join(COLUMNS) + " |", "|---" + "|---:" * len(COLUMNS) + "|"]
-    for arm, runs in numbers.items():
-        cells = []
-        for metric in COLUMNS.values():
-            values = 100 * np.array([run.get(metric, np.nan) for run in runs])
-            spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-            cells.append("-" if np.isnan(values).all() else f"{values.mean():.1f}{spread}")
-        lines.append(f"| {arm} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+def start_points(plan: Plan, given: argparse.Namespace) -> tuple[Config, Config | None]:
+    """The base, and the tuned best where a study is named, both under the command line's overrides.
+
+    Raises:
+        UserError: no such file or study, wrong overrides, or a base and a study where only one can be the base.
+    """
+    if given.base and given.study and not plan.file.arms:
+        raise UserError(f"{plan.path} has one base: name it by --base or by --study, not both")
+    base = given.base or find_file(plan.file.base, [EXPERIMENTS, plan.path.parent])
+    config = absolute(load_config(base, given.overrides))
+    if not given.study:
+        return config, None
+    changes = {".".join(map(str, address)): value for address, value in map(parse_override, given.overrides)}
+    return config, absolute(change_config(best_config(load_study(given.study, given.results)), changes))
 
 
-def by_seed(numbers: dict[str, list[dict[str, float]]], seeds: Sequence[int]) -> str:
-    """Markdown: seed mIoU on val of every run."""
-    lines = ["| arm | " + " | ".join(f"seed {s}" for s in seeds) + " |", "|---" + "|---:" * len(seeds) + "|"]
-    for arm, runs in numbers.items():
-        lines.append(f"| {arm} | " + " | ".join(f"{100 * run['seed_val/miou']:.1f}" for run in runs) + " |")
-    return "\n".join(lines)
+def check_data(configs: dict[str, Config], store: Path) -> Pipeline:
+    """The reference's pipeline, its data opened (and generated, where it is generated).
+
+    Raises:
+        UserError: an arm has other data, or the select split has no masks.
+    """
+    (reference, first), *rest = configs.items()
+    kept = first.data.model_dump(exclude={"select"})
+    for name, config in rest:
+        if config.data.model_dump(exclude={"select"}) != kept:
+            raise UserError(
+                f"the arms {reference!r} and {name!r} have other data ({first.data.format} {first.data.root} and "
+                f"{config.data.format} {config.data.root}): name the same by --base, or by data.* on the command line"
+            )
+    pipeline = Pipeline(first, Store(store), LocalEngine(1))
+    for split in {config.data.select for config in configs.values()}:
+        if not pipeline.split(split).has_masks:
+            raise UserError(f"thresholds are chosen by masks, and the split {split} has none (or not for each image)")
+    return pipeline
 
 
-def document(
-    numbers: dict[str, list[dict[str, float]]], configs: dict[str, Config], seeds: Sequence[int], command: str
-) -> str:
-    """The Markdown file: command, table, every seed, and what distinguishes the arms."""
-    first = next(iter(configs.values()))
-    differing = []
-    for name, config in configs.items():
-        changes = []
-        for section, values in config.model_dump(mode="json").items():
-            if isinstance(values, dict) and section != "data":
-                other = first.model_dump(mode="json")[section]
-                changes += [f"{section}.{k} {json.dumps(v)}" for k, v in values.items() if v != other[k]]
-        differing.append(f"- {name}: {', '.join(changes) or 'the reference of this list'}")
-    found = versions()
-    return "\n\n".join(
-        [
-            f"Command: `{command}` (commit {found['git.commit']}, torch {found['version.torch']}).",
-            f"Mean ± standard deviation over {len(seeds)} seeds, in points. Each run's background threshold is the "
-            "best one on the masks of the select split (so `select` has seen its own masks); `val` and `train` "
-            "columns were chosen on nothing of theirs (held-out masks).",
-            table(numbers),
-            "Seed mIoU on val, run by run:",
-            by_seed(numbers, seeds),
-            "Settings that differ from the first arm:",
-            "\n".join(differing),
-        ]
-    )
+def changes_of(configs: dict[str, Config]) -> dict[str, dict[str, Any]]:
+    """Settings of each arm that differ from those of the first."""
+    settings = {name: flat(config) for name, config in configs.items()}
+    first = next(iter(settings.values()))
+    return {
+        name: {k: v for k, v in values.items() if v != first.get(k) and k not in ("selected_on", "pseudo.threshold")}
+        for name, values in settings.items()
+    }
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit code."""
+def track(tracker: Tracker, parent: str, key: str, name: str, run: dict[str, Any], params: dict[str, Any]) -> None:
+    """The MLflow run of one arm and seed; the numbers that are there already are not written again."""
+    metrics = {k: v for k, v in run.get("metrics", {}).items() if math.isfinite(v)}
+    known = tracker.find(key)
+    if known and known.info.status == "FINISHED" and known.data.metrics == metrics:
+        return
+    tags = {"sfc.kind": "arm", "sfc.arm": params["arm"], "sfc.seed": str(params["seed"])}
+    started = tracker.start(key, name, tags, parent)
+    seen = {f"supervision.{k}": v for k, v in run.get("supervision", {}).items()}
+    reason = {"sfc.reason": run["failed"]} if "failed" in run else {}
+    tracker.log(started, params=params, metrics=metrics, tags=versions() | seen | reason)
+    tracker.end(started, failed="failed" in run)
+
+
+def outcome(reference: ray.ObjectRef) -> dict[str, Any]:
+    """What a task returned; a process that died is a run that failed.
+
+    Raises:
+        UserError: such as a full disk, as the task raised it.
+    """
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        return {"failed": f"its process died: {str(error).splitlines()[0]}"}
+
+
+def ablate(
+    name: str, configs: dict[str, Config], numbers: tables.Numbers, folder: Path, given: argparse.Namespace
+) -> tables.Numbers:
+    """Run every arm with every seed on Ray; `numbers.json` and MLflow have each as soon as it is done."""
+    results, seeds, total = given.results, numbers["seeds"], len(configs) * len(numbers["seeds"])
+    tracker = Tracker(tracking_uri(results), results)
+    tags = {"sfc.kind": "ablation", "sfc.command": numbers["command"]}
+    parent = tracker.start(f"ablation/{folder.name}", folder.name, tags)
+    varied = sorted({setting for arm in numbers["arms"].values() for setting in arm["changes"]})
+    connect(given.address)
+    task = ray.remote(num_cpus=1, max_retries=2)(run_arm)
+    # All seeds of one arm before the next: arms that share a stage seldom want it at once and wait for each other.
+    waiting = {
+        task.remote(change_config(config, {"seed": seed}), results / "store", numbers["until"]): (i, arm, seed)
+        for i, (arm, config) in enumerate(configs.items())
+        for seed in seeds
+    }
+    console, begin = Console(), time.monotonic()
+    try:
+        while waiting:
+            done, _ = ray.wait(list(waiting))
+            i, arm, seed = waiting.pop(done[0])
+            run = {"seed": seed, **outcome(done[0])}
+            runs = numbers["arms"][arm]["runs"]
+            runs.append(run)
+            runs.sort(key=lambda r: seeds.index(r["seed"]))
+            write_atomic(folder / "numbers.json", json.dumps(numbers, indent=1))
+            settings = flat(configs[arm])
+            params = {"arm": arm, "seed": seed} | {k: settings[k] for k in varied if k in settings}
+            track(tracker, parent, f"ablation/{folder.name}/{i}/{seed}", f"{name}-{arm}-{seed}", run, params)
+            metric = next((m for m in ("seed_val/miou", "seed/best_miou") if m in run.get("metrics", {})), "")
+            shown = f"FAILED: {run['failed']}" if "failed" in run else f"{metric} {run['metrics'][metric]:.4f}"
+            count = total - len(waiting)
+            left = duration((time.monotonic() - begin) / count * len(waiting))
+            line = f"{count}/{total}: {arm}, seed {seed}: {shown}; about {left} left"
+            console.print(line, highlight=False, markup=False, soft_wrap=True)
+        write_tables(numbers, folder)
+        tracker.client.log_artifacts(parent, str(folder))
+    except BaseException:
+        tracker.end(parent, failed=True)
+        raise
+    tracker.end(parent)
+    return numbers
+
+
+def write_tables(numbers: tables.Numbers, folder: Path) -> None:
+    """`tables.md`, `tables.csv` and `tables.tex`."""
+    write_atomic(folder / "tables.md", f"# {numbers['plan']}\n\n{tables.document(numbers)}\n")
+    write_atomic(folder / "tables.csv", tables.tidy(numbers))
+    write_atomic(folder / "tables.tex", tables.latex_document(numbers))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
     parser = argparse.ArgumentParser(prog="python tune/ablate.py", description=__doc__.split("\n")[0])
     parser.add_argument("--plan", required=True, help="a plan file, or its bare name in experiments/ablations/")
     parser.add_argument("--base", help="another base than the plan's")
-    parser.add_argument("--study", help="whose best trial is the tuned arm")
+    parser.add_argument("--study", help="whose best trial is the base; of a plan with `arms`, the tuned arms' base")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--table", type=Path, help="Markdown file to write the numbers to")
     parser.add_argument("--address", help="of a Ray cluster, such as auto")
     parser.add_argument("--results", type=lambda text: Path(text).absolute(), default="results")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
-    given = parser.parse_intermixed_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command; returns the exit code."""
+    given = parser().parse_intermixed_args(arguments)
     words = shlex.join(sys.argv[1:] if arguments is None else arguments)
 
     def command() -> int:
         set_up_logging()
+        if given.seeds < 1:
+            raise UserError(f"--seeds {given.seeds}: at least one is needed")
         plan = load_plan(given.plan)
-        base = absolute(load_config(given.base or plan.base, given.overrides))
-        tuned = best_config(load_study(given.study, given.results)) if given.study else None
-        if tuned is not None:
-            tuned = change_config(tuned, {".".join(map(str, a)): v for a, v in map(parse_override, given.overrides)})
-        configs = arm_configs(plan, base, tuned)
-        seeds = [base.seed + 1 + i for i in range(given.seeds)]
-        Pipeline(base, Store(given.results / "store"), LocalEngine(1)).split(base.data.train)
-        connect(given.address)
-        task = ray.remote(num_cpus=1, max_retries=2)(run_arm)
-        waiting = {
-            task.remote(change_config(config, {"seed": seed}), given.results / "store"): (arm, i)
-            for i, seed in enumerate(seeds)
-            for arm, config in configs.items()
+        configs = arm_configs(plan, *start_points(plan, given))
+        pipeline = check_data(configs, given.results / "store")
+        reference, changes, found = next(iter(configs)), changes_of(configs), versions()
+        numbers: tables.Numbers = {
+            "plan": plan.path.stem,
+            "command": f"python tune/ablate.py {words}",
+            "commit": found["git.commit"],
+            "torch": found["version.torch"],
+            "until": plan.file.until,
+            "reference": reference,
+            "seeds": [configs[reference].seed + 1 + i for i in range(given.seeds)],
+            "classes": ["background", *pipeline.data.classes],
+            "counts": pipeline.train.labels.sum(0).astype(int).tolist(),
+            "arms": {arm: {"changes": changes[arm], "runs": []} for arm in configs},
         }
-        numbers: dict[str, list[dict[str, float]]] = {arm: [{}] * len(seeds) for arm in configs}
-        console, total = Console(), len(waiting)
-        while waiting:
-            done, _ = ray.wait(list(waiting))
-            arm, i = waiting.pop(done[0])
-            numbers[arm][i] = ray.get(done[0])
-            shown = f"seed mIoU on val {numbers[arm][i].get('seed_val/miou', float('nan')):.4f}"
-            console.print(f"{total - len(waiting)}/{total}: {arm}, seed {seeds[i]}: {shown}", highlight=False)
-        text = document(numbers, configs, seeds, f"python tune/ablate.py {words}")
+        settings = {arm: config.model_dump(mode="json", exclude={"data": {"root"}}) for arm, config in configs.items()}
+        meaning = digest([plan.file.until, pipeline.train.fingerprint, settings])
+        folder = given.results / "ablations" / f"{plan.path.stem}-{meaning[:8]}"
+        console = Console()
+        if given.seeds == 1:
+            console.print("one seed only: there will be no interval over seeds")
+        with one_driver(folder.with_suffix(".lock")):
+            folder.mkdir(parents=True, exist_ok=True)
+            ablate(plan.path.stem, configs, numbers, folder, given)
+        text = tables.document(numbers)
         console.print(text, soft_wrap=True, markup=False, highlight=False)
         if given.table:
             given.table.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(given.table, f"# {given.table.stem}\n\n{text}\n")
-        return 0
+        console.print(f"numbers and tables: {folder}", soft_wrap=True)
+        failed = [f"{arm}, seed {r['seed']}" for arm, e in numbers["arms"].items() for r in e["runs"] if "failed" in r]
+        if failed:
+            print(f"error: {len(failed)} runs failed: {'; '.join(failed)}", file=sys.stderr)
+        return 1 if failed else 0
 
     return guarded(command)
 

@@ -1,48 +1,175 @@
-"""Plans: every shipped one builds configurations; wrong ones are named; tables say what was run."""
+"""The ablation through the real Ray and MLflow: interrupted, continued, with an arm that fails; and wrong input."""
 
+import json
+import signal
+import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+from mlflow import MlflowClient
 
+from sfc.config import Config
 from sfc.errors import UserError
-from sfc.settings import change_config, load_config
-from tune.ablate import COLUMNS, PLANS, arm_configs, load_plan, main, table
+from sfc.settings import absolute, change_config, load_config
+from tests.tune.conftest import ROOT, TINY, command
+from tune.ablate import changes_of, check_data, main, run_arm
+from tune.study import storage_at
+from tune.tracking import EXPERIMENT, tracking_uri
+
+PLAN = """
+base: synthetic.yaml
+until: pseudo
+arms:
+  full: {}
+  no | fusion's: {set: {pseudo.fusion: 0.0}}
+  broken: {set: {classifier.lr: 1.0e+30}}
+"""
 
 
-@pytest.mark.parametrize("path", sorted(PLANS.glob("*.yaml")), ids=lambda p: p.name)
-def test_every_shipped_plan_builds_different_arms(path: Path) -> None:
-    plan = load_plan(path.name)
-    base = load_config(plan.base)
-    configs = arm_configs(plan, base, change_config(base, {"classifier.scale_weight": 0.3}))
-    assert list(configs) == list(plan.arms)
-    assert len({config.model_dump_json() for config in configs.values()}) == len(configs)
+def ablate(folder: Path) -> subprocess.Popen:
+    (folder / "small.yaml").write_text(PLAN)
+    words = ["--plan", "small.yaml", "--seeds", "2", "--table", "written/table.md", *TINY]
+    return command(str(ROOT / "tune" / "ablate.py"), *words, folder=folder)
 
 
-def test_unknown_settings_of_an_arm_are_named(tmp_path: Path) -> None:
-    path = tmp_path / "plan.yaml"
-    path.write_text("base: synthetic.yaml\narms:\n  one: {set: {classifier.epoch: 3}}\n")
-    plan = load_plan(str(path))
-    with pytest.raises(UserError, match=r"(?s)arm 'one'.*did you mean classifier.epochs"):
-        arm_configs(plan, load_config(plan.base), None)
+def manifests(results: Path) -> dict[str, int]:
+    """When each finished output of the store was written."""
+    files = (results / "store").glob("*/*/manifest.json")
+    return {str(file.relative_to(results)): file.stat().st_mtime_ns for file in files}
 
 
-def test_unknown_entries_of_a_plan_are_named_with_their_line(tmp_path: Path) -> None:
-    path = tmp_path / "plan.yaml"
-    path.write_text("base: synthetic.yaml\narms:\n  one: {sett: {}}\n")
-    with pytest.raises(UserError, match=r"plan.yaml:3.*sett"):
-        load_plan(str(path))
+def runs(results: Path) -> dict[str, list]:
+    """MLflow's runs by kind."""
+    client = MlflowClient(tracking_uri(results))
+    found: dict[str, list] = {"ablation": [], "arm": []}
+    for run in client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id]):
+        found[run.data.tags["sfc.kind"]].append(run)
+    return found
 
 
-def test_a_tuned_arm_needs_a_study(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert main(["--plan", "synthetic.yaml", "--results", str(tmp_path)]) == 2
-    assert "name it by --study" in capsys.readouterr().err
-    assert main(["--plan", "synthetic.yaml", "--study", "none", "--results", str(tmp_path)]) == 2
-    assert "there is no study none" in capsys.readouterr().err
+@pytest.mark.slow
+def test_an_ablation_goes_on_where_it_stopped_and_does_nothing_twice(tmp_path: Path) -> None:
+    results = tmp_path / "results"
+    process = ablate(tmp_path)
+    seen = ""
+    for line in process.stdout:
+        seen += line
+        if line.startswith("1/6: "):
+            break
+    process.send_signal(signal.SIGINT)
+    seen += process.communicate(timeout=120)[0]
+    assert process.returncode == 130 and "goes on from here" in seen, seen
+    first = manifests(results)
+    (folder,) = (path for path in (results / "ablations").iterdir() if path.is_dir())
+    assert first and not (folder / "tables.md").exists()
+    numbers = json.loads((folder / "numbers.json").read_text())
+    assert 1 <= sum(len(arm["runs"]) for arm in numbers["arms"].values()) < 6
+    assert runs(results)["ablation"][0].info.status == "FAILED"
+
+    process = ablate(tmp_path)
+    output = process.communicate(timeout=240)[0]
+    assert process.returncode == 1, output
+    assert "error: 2 runs failed: broken, seed 11; broken, seed 12" in output
+    assert "6/6: " in output and "left" in output
+    second = manifests(results)
+    assert first.items() <= second.items(), "finished work was done again"
+    stages = [name.split("/")[1] for name in second]
+    assert stages.count("classifier") == 2, "arms that share a classifier each trained one"
+    assert stages.count("pseudo") == 4
+
+    numbers = json.loads((folder / "numbers.json").read_text())
+    assert numbers["reference"] == "full" and numbers["seeds"] == [11, 12]
+    assert len(numbers["classes"]) == len(numbers["counts"]) + 1 == 11
+    full, other, broken = numbers["arms"].values()
+    assert other["changes"] == {"pseudo.fusion": 0.0}
+    assert [run["seed"] for run in full["runs"]] == [11, 12]
+    assert full["runs"][0]["supervision"]["seed_val/miou"] == "held-out masks"
+    assert Path(full["runs"][0]["folders"]["pseudo"]).is_dir()
+    assert "val/miou" not in full["runs"][0]["metrics"], "the plan stops before the segmentation"
+    assert all("not finite" in run["failed"] for run in broken["runs"])
+    assert r"no \| fusion's" in (tmp_path / "written" / "table.md").read_text()
+    assert {"tables.md", "tables.csv", "tables.tex"} <= {path.name for path in folder.iterdir()}
+
+    tracked = runs(results)
+    (parent,) = tracked["ablation"]
+    assert parent.info.status == "FINISHED" and len(tracked["arm"]) == 6
+    assert {run.data.tags["mlflow.parentRunId"] for run in tracked["arm"]} == {parent.info.run_id}
+    names = {run.info.run_name: run for run in tracked["arm"]}
+    good, bad = names["small-no | fusion's-12"], names["small-broken-11"]
+    assert good.data.params.keys() == {"arm", "seed", "pseudo.fusion", "classifier.lr"}
+    assert good.data.metrics["seed_val/miou"] == other["runs"][1]["metrics"]["seed_val/miou"]
+    assert good.data.tags["supervision.seed_val/miou"] == "held-out masks"
+    assert bad.info.status == "FAILED" and "not finite" in bad.data.tags["sfc.reason"]
 
 
-def test_the_table_has_mean_and_deviation_over_seeds_and_none_for_one() -> None:
-    runs = [dict.fromkeys(COLUMNS.values(), value) for value in (0.2, 0.4)]
-    rows = table({"two": runs, "one": runs[:1]}).splitlines()
-    assert rows[2].split(" | ")[1] == "30.0 ± 14.1"
-    assert rows[3].split(" | ")[1] == "20.0"
-    assert "- |" in table({"none": [{}]})
+def tiny(tmp_path: Path) -> Config:
+    return absolute(load_config("synthetic.yaml", [f"data.root={tmp_path / 'data'}", "classifier.epochs=1", *TINY[1:]]))
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    first, again = (run_arm(config, tmp_path / name) for name in ("one", "two"))
+    assert first["metrics"] == again["metrics"] and first["iou"] == again["iou"]
+    assert not {str(tmp_path / "one")} & {str(Path(p).parents[1]) for p in again["folders"].values()}
+    assert first["metrics"]["val/miou"] > 0
+    other = run_arm(change_config(config, {"seed": 99}), tmp_path / "one", "seed")
+    assert other["metrics"]["seed_val/miou"] != first["metrics"]["seed_val/miou"]
+
+
+def test_until_says_how_far_an_arm_goes(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    found = run_arm(config, tmp_path / "store", "seed")
+    assert set(found["folders"]) == {"seed", "seed_val"}
+    assert not (tmp_path / "store" / "pseudo").exists()
+    assert found["supervision"]["seed_val/miou"] == "held-out masks"
+
+
+def test_changes_are_those_to_the_first_arm() -> None:
+    base = load_config("synthetic.yaml")
+    arms = {
+        "a": base,
+        "b": change_config(base, {"cam.mirror": False, "pseudo.threshold": 0.4, "selected_on": "select"}),
+    }
+    assert changes_of(arms) == {"a": {}, "b": {"cam.mirror": False}}
+
+
+def test_arms_on_other_data_are_refused(tmp_path: Path) -> None:
+    config = tiny(tmp_path)
+    arms = {"a": config, "b": change_config(config, {"data.root": "elsewhere"})}
+    with pytest.raises(UserError, match="'a' and 'b' have other data"):
+        check_data(arms, tmp_path / "store")
+
+
+def test_a_select_split_without_masks_is_refused(tmp_path: Path, voc) -> None:
+    names = ["t", "s", "v"]
+    images = {name: np.full((40, 40, 3), 9 * i, np.uint8) for i, name in enumerate(names)}
+    root = voc(images, csv=dict.fromkeys(names, "cat"), splits={"train": ["t"], "select": ["s"], "val": ["v"]})
+    config = change_config(load_config("synthetic.yaml"), {"data.format": "folder", "data.root": str(root)})
+    with pytest.raises(UserError, match="the split select has none"):
+        check_data({"a": config}, tmp_path / "store")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--plan", "component.yaml"], "did you mean components.yaml?"),
+        (["--plan", "synthetic.yaml"], "name it by --study"),
+        (["--plan", "schemes.yaml", "--seeds", "0"], "--seeds 0: at least one"),
+        (["--plan", "schemes.yaml", "--base", "voc.yaml", "--study", "known"], "by --base or by --study, not both"),
+        (["--plan", "schemes.yaml", "--study", "unknown"], "there is no study unknown"),
+        (["--plan", "schemes.yaml", "--study", "known"], "has no trial that ran in full"),
+        (["--plan", "schemes.yaml", "classifier.epoch=1"], "did you mean classifier.epochs?"),
+        (["--plan", "components.yaml", "classifier.bank_images=0"], "'without bank' is the same as 'full'"),
+    ],
+)
+def test_wrong_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], said: str) -> None:
+    import optuna
+
+    optuna.create_study(study_name="known", storage=storage_at(tmp_path))
+    assert main([*words, "--results", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    if "unknown" in words:
+        assert "it has: known" in error
+    assert not (tmp_path / "store").exists() and not (tmp_path / "ablations").exists()
