@@ -221,11 +221,11 @@ def scatter(
 
 
 @_svg
-def class_bars(iou: Mapping[str, Sequence[float]], classes: Sequence[str], counts: Sequence[int]) -> Figure:
+def class_bars(iou: Mapping[str, Sequence[float | None]], classes: Sequence[str], counts: Sequence[int]) -> Figure:
     """Intersection over union by class, a row a class, the most frequent on top.
 
     Args:
-        iou: (K,) values by series, background first.
+        iou: (K,) values by series, background first; None or NaN for a class that does not occur.
         classes: (C,) names.
         counts: (C,) training images.
     """
@@ -235,7 +235,7 @@ def class_bars(iou: Mapping[str, Sequence[float]], classes: Sequence[str], count
     axis = axes[0, 0]
     for i, (name, values) in enumerate(iou.items()):
         places = np.arange(len(order)) + 0.4 - (i + 0.5) * height
-        axis.barh(places, [values[c + 1] for c in order], height, label=name, color=_colour(name, i))
+        axis.barh(places, np.array(values, np.float64)[order + 1], height, label=name, color=_colour(name, i))
     axis.set_yticks(np.arange(len(order)), [f"{classes[c]} ({counts[c]})" for c in order])
     axis.set_xlabel("IoU")
     axis.set_ylim(-0.6, len(order) - 0.4)

@@ -74,6 +74,12 @@ class Evidence:
     def metric(self) -> str:
         return self.study.user_attrs["metric"]
 
+    @property
+    def split(self) -> str:
+        """Where the objective is measured."""
+        on_train = self.metric.startswith("pseudo/")
+        return self.base.data.train if on_train else self.study.user_attrs["split"]
+
     @cached_property
     def base(self) -> Config:
         return Config.model_validate_json(json.dumps(self.study.user_attrs["base"]))
@@ -127,7 +133,9 @@ class Evidence:
     def seen(self, name: str) -> str:
         """Which masks a trial's number by itself has seen; where a study does not say, by the rule of `Pipeline`."""
         found = (t.user_attrs.get("supervision", {}).get(name) for t in self.ranked)
-        ours = supervision(self.base, self.base.data.select, tuned_here="/best_" in name)
+        data = self.base.data
+        split = data.train if name.startswith("pseudo/") else data.select
+        ours = supervision(self.base, split, tuned_here="/best_" in name)
         return next(filter(None, found), ours)
 
     def seen_of_best(self, name: str) -> str:
@@ -185,11 +193,11 @@ def gains(e: Evidence) -> Table | None:
     if e.best is None or e.reference is None or e.best is e.reference:
         return None
     new, old = (numbers_of(t, e.metric) for t in (e.best, e.reference))
-    rows = [
-        [name, number(old[name]), number(new[name]), number(new[name] - old[name], "+"), e.seen_of_best(name)]
-        for name in e.measured
-        if name in new and name in old
-    ]
+    rows = []
+    for name in e.measured:
+        before, after = old.get(name), new.get(name)
+        difference = None if before is None or after is None else after - before
+        rows.append([name, number(before), number(after), number(difference, "+"), e.seen_of_best(name)])
     columns = [Column("number", text=True), Column("published"), Column("best"), Column("difference")]
     return Table([*columns, Column("masks it has seen", text=True)], rows)
 
@@ -262,20 +270,34 @@ def mask_free(e: Evidence) -> tuple[str, dict[str, tuple[list[float], list[float
 
 
 def finals(e: Evidence) -> dict[str, Any] | None:
-    """finals.json of the study's final runs; one run of the best trial's where an older version wrote metrics.json."""
+    """finals.json of the study's final runs; one run of the best trial's where an older version wrote metrics.json.
+
+    Returns:
+        `metric`, `trials` with at least one run that gave numbers, and the number of the `chosen`; None where none did.
+    """
     folder = e.results / "final" / e.study.study_name
     if (folder / "finals.json").is_file():
-        return json.loads((folder / "finals.json").read_text(encoding="utf-8"))
-    if (folder / "metrics.json").is_file() and e.best is not None:
+        found = json.loads((folder / "finals.json").read_text(encoding="utf-8"))
+    elif (folder / "metrics.json").is_file() and e.best is not None:
         run = json.loads((folder / "metrics.json").read_text(encoding="utf-8")) | {"seed": e.base.seed}
         trial = {"number": e.best.number, "value": e.best.value, "runs": [run]}
-        return {"metric": e.metric, "trials": [trial], "chosen": e.best.number}
-    return None
+        found = {"metric": e.metric, "trials": [trial], "chosen": e.best.number}
+    else:
+        return None
+    trials = [t | {"runs": [run for run in t["runs"] if run.get("metrics")]} for t in found["trials"]]
+    trials = [t for t in trials if t["runs"]]
+    return found | {"trials": trials} if trials else None
+
+
+def chosen_of(found: dict[str, Any]) -> dict[str, Any]:
+    """The trial that the final runs chose; the search's best while they have not."""
+    return next((t for t in found["trials"] if t["number"] == found.get("chosen")), found["trials"][0])
 
 
 def run_values(trial: dict[str, Any], name: str) -> list[float]:
-    """One number of a final trial's runs."""
-    return [run["metrics"].get(name, math.nan) for run in trial["runs"]]
+    """One number of a final trial's runs; NaN where it is missing."""
+    values = (run["metrics"].get(name) for run in trial["runs"])
+    return [math.nan if value is None else value for value in values]
 
 
 def finals_table(found: dict[str, Any]) -> Table:
@@ -289,7 +311,7 @@ def finals_table(found: dict[str, Any]) -> Table:
     ]
     head = [Column("trial", text=True), Column("seeds"), Column(f"search: {found['metric']}", "same masks")]
     head[2] = head[2]._replace(seen="image-labels") if found["metric"].startswith("proxy/") else head[2]
-    marked = tuple(i for i, t in enumerate(found["trials"]) if t["number"] == found["chosen"])
+    marked = tuple(i for i, t in enumerate(found["trials"]) if t is chosen_of(found))
     return Table([*head, *(Column(STAGES[name], seen[name]) for name in names)], rows, marked)
 
 

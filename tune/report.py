@@ -118,8 +118,9 @@ def importance(e: Evidence, trials: Sequence[FrozenTrial], what: str, score: str
 def rule_of(e: Evidence, trial: FrozenTrial) -> Pseudo:
     """Fusion and background rule of a trial, with the threshold at which its objective was measured."""
     changes = dict(settings_of(trial))
-    if e.metric.startswith("seed/best") and "pseudo.threshold" not in changes:
-        changes["pseudo.threshold"] = trial.user_attrs["metrics"]["seed/best_threshold"]
+    threshold = trial.user_attrs.get("metrics", {}).get("seed/best_threshold")
+    if e.metric.startswith("seed/best") and "pseudo.threshold" not in changes and threshold is not None:
+        changes["pseudo.threshold"] = threshold
     return change_config(e.base, changes).pseudo
 
 
@@ -167,12 +168,12 @@ def seed_classes(e: Evidence, data: Dataset, counts: list[int]) -> Picture | Non
 
 def final_classes(found: dict[str, Any], data: Dataset, counts: list[int]) -> Picture | None:
     """IoU by class of the stages behind the seeds, mean over the chosen trial's seeds."""
-    chosen = next(t for t in found["trials"] if t["number"] == found["chosen"])
+    chosen = evidence.chosen_of(found)
     iou, seen = {}, []
     for name, title in (("pseudo", "pseudo-labels, train"), ("val", "segmentation, val")):
-        if all(name in run["iou"] for run in chosen["runs"]):
+        if all(run.get("iou", {}).get(name) for run in chosen["runs"]):
             series = zip(*(run["iou"][name] for run in chosen["runs"]), strict=True)
-            iou[title] = [statistics.mean(values) for values in series]
+            iou[title] = [statistics.mean(math.nan if v is None else v for v in values) for values in series]
             seen.append(f"{title}: {chosen['runs'][0]['supervision'][f'{name}/miou']}")
     if not iou:
         return None
@@ -180,18 +181,21 @@ def final_classes(found: dict[str, Any], data: Dataset, counts: list[int]) -> Pi
     return Picture(charts.class_bars(iou, data.classes, counts), f"IoU by class: {', '.join(iou)}.", caption)
 
 
-def with_data(e: Evidence, found: dict[str, Any] | None) -> tuple[dict[str, Picture | None], str]:
-    """The figures that need the data set, and why there are none where it can't be read."""
+def with_data(e: Evidence, found: dict[str, Any] | None) -> dict[str, Any]:
+    """The figures that need the data set; `missing` and `no_maps` say why there are none where it can't be read."""
+    drawn: dict[str, Any] = dict.fromkeys(("maps", "seed_classes", "final_classes")) | {"missing": "", "no_maps": ""}
     try:
         data = open_dataset(e.base.data, cache=e.results / "store" / "readable")
         counts = data.split(e.base.data.train).labels.sum(0).tolist()
-        return {
-            "maps": maps(e, data),
-            "seed_classes": seed_classes(e, data, counts),
-            "final_classes": final_classes(found, data, counts) if found else None,
-        }, ""
     except (UserError, OSError) as error:
-        return {"maps": None, "seed_classes": None, "final_classes": None}, str(error)
+        return drawn | {"missing": f"the data set can't be read: {error}"}
+    drawn["seed_classes"] = seed_classes(e, data, counts)
+    drawn["final_classes"] = final_classes(found, data, counts) if found else None
+    try:
+        drawn["maps"] = maps(e, data)
+    except (UserError, OSError) as error:
+        drawn["no_maps"] = f"an image or its maps can't be read: {error}"
+    return drawn
 
 
 def ablations(e: Evidence) -> list[dict[str, Any]]:
@@ -233,7 +237,6 @@ def page(study: optuna.Study, results: Path, command: str = "") -> str:
     found = evidence.finals(e)
     tau = evidence.ranking_held(found) if found else None
     target, proxies = evidence.mask_free(e)
-    pictures, missing = with_data(e, found)
     top = e.ranked[:LISTED]
     if e.reference is not None and e.reference not in top:
         top.append(e.reference)
@@ -261,18 +264,17 @@ def page(study: optuna.Study, results: Path, command: str = "") -> str:
         proxies=proxies,
         proxy_scatter=charts.scatter({k: (x, y) for k, (x, y, _) in proxies.items()}, target) if proxies else "",
         found=found,
-        chosen=next((t for t in found["trials"] if t["number"] == found["chosen"]), None) if found else None,
+        chosen=evidence.chosen_of(found) if found else None,
         run_values=evidence.run_values,
         finals=evidence.finals_table(found) if found else None,
         final_scatter=final_scatter(found) if found else "",
         tau=tau,
         orders=math.factorial(len(found["trials"])) if found and tau.low > 1 - 1e-9 else 0,
         nothing=tau is None or math.isnan(tau.value),
-        missing=missing,
         ablations=ablations(e),
         command=command,
         versions=versions(),
-        **pictures,
+        **with_data(e, found),
     )
 
 

@@ -291,7 +291,37 @@ def test_an_older_study_shows_what_it_has(make: Callable, tmp_path: Path) -> Non
 
 def test_a_data_set_that_is_gone_costs_the_pictures_only(make: Callable, tmp_path: Path) -> None:
     page = Page(report.page(make("s", data=str(tmp_path / "gone")), tmp_path))
-    assert page.text.count("The data set can't be read") == 2 and "Trial 1 is the best" in page.text
+    assert page.text.count("since the data set can't be read") == 2 and "Trial 1 is the best" in page.text
+
+
+def test_maps_that_are_broken_cost_the_pictures_only(make: Callable, tmp_path: Path) -> None:
+    study = make("s")
+    copy = optuna.create_study(study_name="t", storage=storage_at(tmp_path), direction="maximize")
+    for name, value in study.user_attrs.items():
+        copy.set_user_attr(name, value)
+    trials = study.get_trials()
+    for one in trials:
+        one.user_attrs["maps"] = str(tmp_path)
+    copy.add_trials(trials)
+    page = Page(report.page(copy, tmp_path))
+    assert "an image or its maps can't be read" in page.text
+    assert any("Seed IoU by class" in alt for alt in page.alts)
+
+
+def test_final_runs_that_failed_or_go_on_do_not_count(make: Callable, tmp_path: Path, base: dict[str, Any]) -> None:
+    study = make("s")
+    finals(tmp_path, study, base["classes"])
+    file = tmp_path / "final" / "s" / "finals.json"
+    found = json.loads(file.read_text())
+    found["chosen"] = None
+    found["trials"] = found["trials"][1:4]
+    found["trials"][0]["runs"][0] = {"seed": 11, "failed": "no space left"}
+    found["trials"][1]["runs"] = []
+    found["trials"][2]["runs"][0]["metrics"]["val/miou"] = None
+    file.write_text(json.dumps(found))
+    page = Page(report.page(study, tmp_path))
+    assert "trial 1 has a segmentation mIoU of 0.5320 on the split val ( held-out masks , one seed)" in page.text
+    assert "can't be said from 2 trials; it takes 4" in page.text
 
 
 def test_maps_and_classes_are_drawn(html: str) -> None:
