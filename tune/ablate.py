@@ -175,6 +175,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reference, changes, found = next(iter(configs)), changes_of(configs), versions()
         numbers: tables.Numbers = {
             "plan": plan.path.stem,
+            "study": given.study,
             "command": f"python tune/ablate.py {words}",
             "commit": found["git.commit"],
             "torch": found["version.torch"],

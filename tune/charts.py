@@ -21,7 +21,7 @@ from sfc.config import Pseudo
 from sfc.data import Dataset
 from sfc.plots import make_figure, maps_grid
 from tune.importance import inner_of
-from tune.space import decode
+from tune.parameter import decode
 
 P = ParamSpec("P")
 

@@ -6,6 +6,7 @@ import json
 import math
 import statistics
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +18,10 @@ from optuna.trial import FrozenTrial, TrialState
 from sfc.config import Config
 from sfc.pipeline import supervision
 from tune.importance import inner_of, settings_of
+from tune.parameter import decode
 from tune.progress import duration, shown
-from tune.space import decode
 from tune.stats import Interval, kendall
-from tune.study import complete, counted, published
+from tune.study import complete, counted, name_of, published
 
 PARTS = ("", "_head", "_middle", "_tail")
 STAGES = {
@@ -77,8 +78,7 @@ class Evidence:
     @property
     def split(self) -> str:
         """Where the objective is measured."""
-        on_train = self.metric.startswith("pseudo/")
-        return self.base.data.train if on_train else self.study.user_attrs["split"]
+        return self.base.data.train if self.metric.startswith("pseudo/") else self.base.data.select
 
     @cached_property
     def base(self) -> Config:
@@ -108,9 +108,20 @@ class Evidence:
 
     @cached_property
     def reference(self) -> FrozenTrial | None:
-        """The published setting's trial, where it ran in full."""
+        """The published setting, where its classifier's trial ran in full: that trial, or where its inner search found
+        something better, a copy of it with the published setting's numbers."""
         found = published(self.study)
-        return next((t for t in self.ranked if found is not None and t.number == found.number), None)
+        if found is None:
+            return None
+        trial, tried = found
+        [ranked] = [t for t in self.ranked if t.number == trial.number]
+        if tried["value"] == trial.value:
+            return ranked
+        outer = {name: decode(value) for name, value in trial.params.items()}
+        other = copy(ranked)
+        other.value = tried["value"]
+        other.user_attrs = ranked.user_attrs | {**tried, "settings": outer | tried["values"]}
+        return other
 
     @property
     def published_state(self) -> str:
@@ -140,7 +151,7 @@ class Evidence:
 
     def seen_of_best(self, name: str) -> str:
         """As `seen`, of the best trial: whoever chooses by masks has seen them."""
-        return self.seen(name) if self.metric.startswith("proxy/") else "same masks"
+        return self.seen(name) if "proxy/" in self.metric + name else "same masks"
 
     @cached_property
     def measured(self) -> list[str]:
@@ -270,20 +281,15 @@ def mask_free(e: Evidence) -> tuple[str, dict[str, tuple[list[float], list[float
 
 
 def finals(e: Evidence) -> dict[str, Any] | None:
-    """finals.json of the study's final runs; one run of the best trial's where an older version wrote metrics.json.
+    """finals.json of the study's final runs.
 
     Returns:
         `metric`, `trials` with at least one run that gave numbers, and the number of the `chosen`; None where none did.
     """
-    folder = e.results / "final" / e.study.study_name
-    if (folder / "finals.json").is_file():
-        found = json.loads((folder / "finals.json").read_text(encoding="utf-8"))
-    elif (folder / "metrics.json").is_file() and e.best is not None:
-        run = json.loads((folder / "metrics.json").read_text(encoding="utf-8")) | {"seed": e.base.seed}
-        trial = {"number": e.best.number, "value": e.best.value, "runs": [run]}
-        found = {"metric": e.metric, "trials": [trial], "chosen": e.best.number}
-    else:
+    file = e.results / "final" / name_of(e.study) / "finals.json"
+    if not file.is_file():
         return None
+    found = json.loads(file.read_text(encoding="utf-8"))
     trials = [t | {"runs": [run for run in t["runs"] if run.get("metrics")]} for t in found["trials"]]
     trials = [t for t in trials if t["runs"]]
     return found | {"trials": trials} if trials else None
@@ -291,7 +297,7 @@ def finals(e: Evidence) -> dict[str, Any] | None:
 
 def chosen_of(found: dict[str, Any]) -> dict[str, Any]:
     """The trial that the final runs chose; the search's best while they have not."""
-    return next((t for t in found["trials"] if t["number"] == found.get("chosen")), found["trials"][0])
+    return next((t for t in found["trials"] if t["trial"] == found.get("chosen")), found["trials"][0])
 
 
 def run_values(trial: dict[str, Any], name: str) -> list[float]:
@@ -306,7 +312,7 @@ def finals_table(found: dict[str, Any]) -> Table:
     names = [name for name in STAGES if any(name in run["metrics"] for run in runs)]
     seen = {name: next(r["supervision"].get(name, "") for r in runs if name in r["metrics"]) for name in names}
     rows = [
-        [str(t["number"]), str(len(t["runs"])), number(t["value"]), *(spread(run_values(t, name)) for name in names)]
+        [str(t["trial"]), str(len(t["runs"])), number(t["value"]), *(spread(run_values(t, name)) for name in names)]
         for t in found["trials"]
     ]
     head = [Column("trial", text=True), Column("seeds"), Column(f"search: {found['metric']}", "same masks")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import sys
@@ -147,6 +148,10 @@ def run_final(
     if "val/miou" in finals["trials"][0]["mean"]:
         tau = kendall([t["value"] for t in finals["trials"]], [t["mean"]["val/miou"] for t in finals["trials"]])
         finals["tau"] = asdict(tau)
+        pairs = list(
+            itertools.combinations([t["mean"]["val/miou"] for t in finals["trials"]], 2)
+        )  # best of search first
+        finals["kept_order"] = f"{sum(a > b for a, b in pairs)} of {len(pairs)}"
 
     name = name_of(study)
     folder = results / "final" / name
@@ -220,11 +225,9 @@ def show_final(console: Console, finals: dict[str, Any]) -> None:
 
 def _ranking(finals: dict[str, Any]) -> Table:
     tau = finals.get("tau")
-    held = (
-        f"Kendall's tau of search and val {tau['value']:+.2f} [{tau['low']:+.2f}, {tau['high']:+.2f}]"
-        if tau and np.isfinite(tau["value"])
-        else "too few trials for a rank correlation"
-    )
+    held = f"{finals['kept_order']} pairs of trials keep the search's order on val" if tau else ""
+    if tau and np.isfinite(tau["value"]):
+        held += f", Kendall's tau {tau['value']:+.2f} [{tau['low']:+.2f}, {tau['high']:+.2f}]"
     table = Table(
         title="the best trials through all stages, mean over seeds",
         title_justify="left",

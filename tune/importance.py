@@ -13,7 +13,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, create_trial
 
-from tune.space import encode
+from tune.parameter import encode
 from tune.study import values_of
 
 STEADY = 20

@@ -29,7 +29,7 @@ from sfc.store import write_atomic
 from tune import charts, evidence
 from tune.evidence import Evidence, number, spread
 from tune.importance import LEAST, STEADY, inner_trials, settings_of, shares
-from tune.study import load_study
+from tune.study import load_study, name_of
 from tune.tracking import versions
 
 LISTED = 20
@@ -177,7 +177,7 @@ def final_classes(found: dict[str, Any], data: Dataset, counts: list[int]) -> Pi
             seen.append(f"{title}: {chosen['runs'][0]['supervision'][f'{name}/miou']}")
     if not iou:
         return None
-    caption = f"Trial {chosen['number']} through all stages, mean over {len(chosen['runs'])} seeds ({'; '.join(seen)})."
+    caption = f"Trial {chosen['trial']} through all stages, mean over {len(chosen['runs'])} seeds ({'; '.join(seen)})."
     return Picture(charts.class_bars(iou, data.classes, counts), f"IoU by class: {', '.join(iou)}.", caption)
 
 
@@ -205,7 +205,7 @@ def ablations(e: Evidence) -> list[dict[str, Any]]:
     for file in sorted(e.results.glob("ablations/*/tables.md")):
         about = file.with_name("numbers.json")
         origin = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
-        if origin.get("study") in (None, e.study.study_name):
+        if origin.get("study") in (None, name_of(e.study)):
             tokens = markdown.parse(file.read_text(encoding="utf-8"))
             if tokens and tokens[0].type == "heading_open":  # the page has a heading for each file
                 tokens = tokens[3:]
