@@ -203,9 +203,11 @@ def probe(pipeline: Pipeline, drive: Callable[[Pipeline], object], scratch: Stor
     config = change_config(pipeline.config, changes | {"segmentation.iterations": None})
     small, whole = Pipeline(config, scratch, LocalEngine(1)), pipeline.split
     small.split = cache(lambda name: few(whole(name), 2 * config.classifier.batch))
+    log.setLevel(logging.WARNING)
     small.classifier()
     small.split = cache(lambda name: few(whole(name), FEW))
     drive(small)
+    log.setLevel(logging.INFO)
 
 
 def _rate(

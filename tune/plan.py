@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import itertools
 import json
+import logging
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,8 @@ from sfc.settings import (
     nest,
     read_yaml,
 )
+
+log = logging.getLogger("sfc")
 
 PLANS = EXPERIMENTS / "ablations"
 KINDS = ("leave_one_out", "one_factor", "factorial", "arms")
@@ -199,6 +202,8 @@ def arm_configs(plan: Plan, base: Config, tuned: Config | None = None) -> dict[s
             problems.append(f"{row.place}: the arm {row.name!r} stands here twice")
         elif same == row.name:
             configs[row.name] = config
+        elif plan.file.leave_one_out and tuned is not None and same == reference.name:
+            log.warning("%s: the best of the study does %s already, so it is no arm", row.place, row.name)
         elif not (swept and same == reference.name):  # a sweep passes over the base's own value
             limit = "" if plan.file.until == "segmentation" else f" up to the stage {plan.file.until}"
             problems.append(

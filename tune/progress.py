@@ -13,15 +13,12 @@ from ray.tune import Callback
 from rich.console import Console
 from rich.table import Table
 
-from sfc.errors import UserError
-from sfc.pipeline import Pipeline
 from tune.edit import Edit
 from tune.parameter import Value
 from tune.searcher import StudySearch
 from tune.space import PARTS, Space
-from tune.study import complete, counted, name_of, published, values_of
+from tune.study import complete, counted, name_of, proxies, published, values_of
 
-SAMPLES = 100
 SHOWN = 10
 
 
@@ -146,48 +143,17 @@ def _supervision(study: optuna.Study) -> str:
     return "same masks" if study.user_attrs["split"] else "image-labels"
 
 
+def show_proxies(console: Console, study: optuna.Study) -> None:
+    """How well the objectives that need no mask would have ranked the trials."""
+    for name, tau in proxies(study).items():
+        known = f"{tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]" if math.isfinite(tau.value) else "too few trials"
+        text = f"{name} ranks {len(complete(study))} trials as seed/best_miou does: Kendall's tau {known}"
+        console.print(text, soft_wrap=True, highlight=False)
+
+
 def show_edit(console: Console, edit: Edit) -> None:
     """What an edited space file changed, and what it means for the trials that there are."""
     console.print("the space file was edited:\n  " + "\n  ".join(edit.changes), soft_wrap=True, highlight=False)
     console.print(f"{len(edit.kept)} trials still fit and are kept", highlight=False)
     for number, reason in edit.unfit.items():
         console.print(f"  trial {number} does not count any more: {reason}", soft_wrap=True, highlight=False)
-
-
-def show_plan(console: Console, space: Space, name: str, pipeline: Pipeline) -> None:
-    """What a search would run, after building 100 sampled configurations.
-
-    Raises:
-        UserError: a sampled configuration is invalid.
-    """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=space.file.budget.seed))
-    for _ in range(SAMPLES):
-        trial = study.ask()
-        chosen = space.suggest(trial)
-        chosen |= space.suggest_inner(trial, chosen)
-        try:
-            space.config(chosen)
-        except UserError as error:
-            raise UserError(f"the space allows settings that are not valid together, {chosen}: {error}") from None
-    base, file = space.base, space.file
-    table = Table(title=f"study {name}: what would run", title_justify="left")
-    table.add_column("parameter")
-    table.add_column("searched in")
-    table.add_column("by")
-    table.add_column("published", justify="right")
-    for key, parameter in file.parameters.items():
-        by = "each trial, on its maps" if key in space.inner else "trials"
-        table.add_row(key, parameter.text(), by, shown(file.published.get(key, "")))
-    console.print(table)
-    rungs = space.rungs(base)
-    train, select = pipeline.train, pipeline.split(base.data.select)
-    inner = f", {file.budget.inner} settings of later stages tried in each" if space.inner else ""
-    console.print(
-        f"{file.budget.trials} trials of {base.classifier.epochs} epochs on {len(train)} images, compared at epochs "
-        f"{rungs or 'none'}{inner}; objective {file.objective.metric} on {len(select)} images of the split "
-        f"{select.name}; the best {file.final.top} x {file.final.seeds} seeds go through all stages, which report on "
-        f"the split {base.data.val}",
-        soft_wrap=True,
-    )
-    console.print(f"{SAMPLES} sampled configurations are valid; nothing was started")

@@ -21,18 +21,21 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from rich.console import Console
 
 from sfc.__main__ import guarded, set_up_logging
+from sfc.engine import available_cpus
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.settings import dump_config
 from sfc.store import Store
+from tune.budget import outlook
 from tune.cluster import connect, slots
+from tune.dry_run import show_plan
 from tune.final import best_config, run_final, show_final
-from tune.progress import Progress, show_edit, show_plan, show_study
+from tune.progress import Progress, show_edit, show_proxies, show_study
 from tune.ray_engine import RETRIES
 from tune.searcher import StudySearch
 from tune.space import PROXIES, Space, load_space, seconds
 from tune.storage import one_driver
-from tune.study import complete, counted, default_name, open_study, repair, values_of
+from tune.study import complete, counted, default_name, in_time, load_study, open_study, repair, values_of
 from tune.tracking import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions
 from tune.trial import Job, run_trial
 from tune.trial_log import TrialLogger
@@ -116,6 +119,14 @@ def run_trials(
     repair(study)  # trials that the time-out stopped
 
 
+def done_before(name: str, results: Path) -> optuna.Study | None:
+    """The study of that name, if there is one."""
+    try:
+        return load_study(name, results)
+    except UserError:
+        return None
+
+
 def search(given: argparse.Namespace, console: Console, *, final: bool = True) -> int:
     """The whole command; without `final` it ends after the trials. Returns the exit code."""
     space = load_space(given.space, given.base, given.overrides, given.trials)
@@ -124,7 +135,7 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
     pipeline = check_objective(space, given.results)
     name = given.study or default_name(space, Path(given.space).stem)
     if given.dry_run:
-        show_plan(console, space, name, pipeline)
+        show_plan(console, space, name, pipeline, done_before(name, given.results), available_cpus())
         return 0
 
     with one_driver(given.results / "studies" / f"{name}.lock"):
@@ -165,6 +176,8 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             console.print("stopped; the same command goes on from here")
             return 130
         show_study(console, study, space)
+        show_proxies(console, study)
+        console.print(outlook([t.value for t in in_time(complete(study))]), soft_wrap=True, highlight=False)
         if not complete(study):
             reasons = {t.user_attrs.get("reason", "stopped early") for t in counted(study)}
             console.print("no trial ran in full:\n  " + "\n  ".join(sorted(reasons)), soft_wrap=True)

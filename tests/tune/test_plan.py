@@ -42,6 +42,16 @@ def test_components_are_those_of_the_paper() -> None:
     assert configs["full"] == BASE
 
 
+def test_a_component_that_the_tuned_best_is_without_is_no_arm_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = "leave_one_out:\n  bank: {classifier.bank_images: 0}\n  fusion: {pseudo.fusion: 0.0}\n"
+    with caplog.at_level("WARNING", logger="sfc"):
+        configs = arms(tmp_path, text, tuned=change_config(BASE, {"pseudo.fusion": 0.0}))
+    assert list(configs) == ["full", "without bank"]
+    assert "does without fusion already" in caplog.text
+
+
 def test_leave_one_out_switches_one_component_off_at_a_time(tmp_path: Path) -> None:
     text = "leave_one_out:\n  bank: {classifier.bank_images: 0}\n  maps: {pseudo.fusion: 0.0, cam.correlation: false}\n"
     found = arms(tmp_path, text)
