@@ -31,7 +31,7 @@ from tune.parameter import Value
 from tune.runs import Run, run_all
 from tune.stats import kendall
 from tune.study import complete, load_study, name_of, values_of
-from tune.tracking import EXPERIMENT, Tracker, tracking_uri, versions
+from tune.tracking import EXPERIMENT, Tracker, masks_seen, tracking_uri, versions
 from tune.trial_log import FIGURE_IMAGES
 
 FINALS = "finals.json"
@@ -169,7 +169,7 @@ def run_final(
     for i, (number, config) in enumerate(jobs):
         run = tracker.start(
             f"{name}/final/{digest(config.model_dump(mode='json'))[:8]}",
-            f"{name}-final-{number:03d}-seed{config.seed}",
+            f"final {number:03d} seed {config.seed} {name}",
             {"sfc.kind": "final", "sfc.study": name, "sfc.trial": str(number)},
             parent.info.run_id if parent else None,
         )
@@ -182,10 +182,12 @@ def run_final(
             history=json.loads((pipeline.classifier() / "history.json").read_text(encoding="utf-8")),
             tags=versions()
             | {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True", "sfc.kept": str(i == kept)}
-            | {f"supervision.{k}": v for k, v in runs[i]["supervision"].items() if k.endswith("miou")},
+            | masks_seen(runs[i]["supervision"]),
         )
         if i == kept:
             tracker.client.log_artifacts(run, str(folder))
+            if parent and not overrides:  # with them it is not what the search stands for
+                tracker.best(parent.info.run_id, number, values_of(trial), runs[i])
         tracker.end(run)
     return finals | {"folder": str(folder)}
 
