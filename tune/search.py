@@ -27,7 +27,7 @@ from sfc.pipeline import Pipeline
 from sfc.settings import dump_config
 from sfc.store import Store
 from tune.budget import outlook
-from tune.cluster import connect, slots
+from tune.cluster import check_nodes, connect, slots
 from tune.dry_run import show_plan
 from tune.final import best_config, run_final, show_final
 from tune.progress import Progress, show_edit, show_proxies, show_study
@@ -75,10 +75,11 @@ def run_trials(
     *,
     trials: int,
     deadline: float,
+    workers: int,
     gpus: float,
 ) -> None:
     """Run `trials` more trials of the study with Ray Tune."""
-    at_once = slots(1, gpus)
+    at_once = slots(workers, gpus)
     search = StudySearch(study, space, trials, deadline)
     asha, epochs = space.asha, space.base.classifier.epochs
     scheduler = (
@@ -93,8 +94,10 @@ def run_trials(
         if asha
         else FIFOScheduler()
     )
-    job = Job(space, results / "store")
-    trainable = ray.tune.with_resources(functools.partial(run_trial, job=job), {"cpu": 1, "gpu": gpus})
+    job = Job(space, results, workers, gpus, at_once)
+    # The workers of a trial that has several are Ray Train's: the trial itself waits, and takes next to nothing.
+    resources = {"cpu": 1, "gpu": gpus} if workers == 1 else {"cpu": 0.01}
+    trainable = ray.tune.with_resources(functools.partial(run_trial, job=job), resources)
     tuner = Tuner(
         trainable,
         tune_config=TuneConfig(
@@ -143,8 +146,9 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         if edit:
             show_edit(console, edit)
         connect(given.address)
-        slots(1, given.gpus_per_trial)
+        slots(given.workers_per_trial, given.gpus_per_trial)
         slots(given.workers, 0)
+        check_nodes([space.base.data.root, str(given.results)])
         tracker = Tracker(tracking_uri(given.results), given.results)
         found = versions() | {"data.fingerprint": pipeline.train.fingerprint}
         command = f"python tune/search.py {shlex.join(given.words)}"
@@ -168,6 +172,7 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
                 console,
                 trials=left,
                 deadline=deadline,
+                workers=given.workers_per_trial,
                 gpus=given.gpus_per_trial,
             )
         logger.catch_up()
@@ -203,7 +208,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=int, help="in all, instead of the space's budget")
     parser.add_argument("--time", help="such as 20m: no trial starts after it")
     parser.add_argument("--workers", type=int, default=1, help="of the final's trainings (Ray Train)")
-    parser.add_argument("--gpus-per-trial", type=float, default=0.0)
+    parser.add_argument("--workers-per-trial", type=int, default=1, help="of each trial's training (Ray Train)")
+    parser.add_argument("--gpus-per-trial", type=float, default=0.0, help="such as 0.5: two trials share a GPU")
     parser.add_argument("--study", help="its name; by default made from the space's name and content")
     parser.add_argument("--address", help="of a Ray cluster, such as auto")
     parser.add_argument("--results", type=results_folder, default="results", help="where everything is written")
