@@ -189,11 +189,12 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             tracker.end(parent, failed=True)
             return 1
         tracker.text(parent, dump_config(best_config(study)), "best.yaml")
-        best = complete(study)[0]
-        tracker.best(parent, best.number, values_of(best), best.user_attrs)
         if final:
             finals = run_final(study, given.results, tracker, console, workers=given.workers, address=given.address)
             show_final(console, finals)
+        else:
+            best = complete(study)[0]
+            tracker.best(parent, best.number, values_of(best), best.user_attrs)
         tracker.end(parent)
         console.print(f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:", soft_wrap=True)
         console.print(f"  mlflow ui --backend-store-uri {tracking_uri(given.results)}", soft_wrap=True)

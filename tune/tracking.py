@@ -21,8 +21,6 @@ from sfc.config import Config
 from tune.storage import check_database
 
 EXPERIMENT = "sfc"
-KIND = {"mlflow.experimentKind": "custom_model_development", "mlflow.experiment.primaryMetric.name": "seed/best_miou"}
-"""Tags by which MLflow's pages open at training runs instead of at traces of language models, and draw this metric."""
 LIMIT = 6000
 """Characters of a parameter that MLflow keeps."""
 
@@ -82,7 +80,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
             place = (results / "mlflow-artifacts").absolute().as_uri() if uri.startswith("sqlite") else None
-            self.experiment = self.client.create_experiment(EXPERIMENT, artifact_location=place, tags=KIND)
+            self.experiment = self.client.create_experiment(EXPERIMENT, artifact_location=place)
         else:
             self.experiment = found.experiment_id
 
@@ -110,7 +108,7 @@ class Tracker:
             parent: run of the search.
             trial: number of the best one.
             values: its settings that varied.
-            found: `metrics` and `supervision` of it, or of its final run.
+            found: `metrics` and `supervision` of one run: of its final one, or without a final of the trial.
         """
         tags = {"sfc.best": str(trial), **{f"best.{name}": str(value)[:LIMIT] for name, value in values.items()}}
         self.log(parent, metrics=found["metrics"], tags=tags | masks_seen(found.get("supervision", {})))

@@ -13,6 +13,7 @@ from ray.tune import Callback
 
 from sfc import plots
 from sfc.data import Dataset
+from tune.parameter import Value
 from tune.space import Space
 from tune.study import name_of, values_of
 from tune.tracking import Tracker, masks_seen
@@ -45,19 +46,20 @@ class TrialLogger(Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as in `searcher.StudySearch`
 
-    def _run(self, number: int) -> str:
+    def _run(self, number: int, values: dict[str, Value]) -> str:
         study = name_of(self.study)
-        return self.tracker.start(
+        run = self.tracker.start(
             f"{study}/{number}",
             f"trial {number:03d} {study}",  # tables cut names at their end
             {"sfc.kind": "trial", "sfc.study": study, "sfc.trial": str(number)},
             self.parent,
         )
+        self.tracker.log(run, params=values)
+        return run
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         if trial.trial_id not in self.runs:  # else started again after its process died
-            self.runs[trial.trial_id] = self._run(trial.config["number"])
-            self.tracker.log(self.runs[trial.trial_id], params=json.loads(trial.config["changes"]))
+            self.runs[trial.trial_id] = self._run(trial.config["number"], json.loads(trial.config["changes"]))
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -132,7 +134,7 @@ class TrialLogger(Callback):
                 continue
             if run is None or "sfc.logged" not in run.data.tags:
                 since = self.tracker.last_epoch(run) if run else 0
-                self._finish(trial, run.info.run_id if run else self._run(trial.number), since)
+                self._finish(trial, run.info.run_id if run else self._run(trial.number, values_of(trial)), since)
 
     def finish(self) -> None:
         """Wait for the last figures; raises what drawing one raised."""
