@@ -17,6 +17,7 @@ from sfc.config import Precision
 Item = TypeVar("Item")
 Output = TypeVar("Output")
 Report = Callable[[dict[str, float], dict[str, Any]], None]
+Step = Callable[[], None]
 CHECKPOINT = "checkpoint.pt"
 SHARD = 50
 """Images that a process takes at a time."""
@@ -69,6 +70,8 @@ class Context:
     loader_workers: int = 0
     """Processes that read ahead."""
     on_report: Report | None = None
+    on_step: Step = lambda: None
+    """Told of every step, so that somebody can see that the work goes on."""
 
     def report(self, metrics: dict[str, float], state: dict[str, Any]) -> None:
         """End of an epoch, called by every rank: rank 0 saves the state, then the engine is told.
@@ -131,20 +134,25 @@ class LocalEngine:
     Args:
         processes: for `map`; 1 works in this process.
         on_report: told of each epoch's metrics and state.
+        on_step: told of each step of a training, and of each item that this process is done with.
     """
 
-    def __init__(self, processes: int | None = None, on_report: Report | None = None) -> None:
+    def __init__(
+        self, processes: int | None = None, on_report: Report | None = None, on_step: Step = lambda: None
+    ) -> None:
         self.processes = processes or available_cpus()
-        self.on_report = on_report
+        self.on_report, self.on_step = on_report, on_step
 
     def train(self, loop: Callable[..., None], *args: Any, folder: Path) -> None:
         workers = min(8, self.processes) if torch.cuda.is_available() else 0
-        loop(Context(folder, loader_workers=workers, on_report=self.on_report), *args)
+        loop(Context(folder, loader_workers=workers, on_report=self.on_report, on_step=self.on_step), *args)
 
     def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
         items = list(items)
         if self.processes == 1 or len(items) < 2 or (gpu and torch.cuda.is_available()):
-            yield from map(function, items)
+            for item in items:
+                yield function(item)
+                self.on_step()
             return
         spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
         with ProcessPoolExecutor(min(self.processes, len(items)), spawn, _single_thread) as pool:

@@ -145,6 +145,7 @@ def fit(
             if clip is not None:
                 nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip)
             sgd.step()
+            context.on_step()
             for name, loss in losses.items():
                 sums[name] += loss.detach() * share / context.world_size
             images += len(batches[number])

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -17,12 +18,15 @@ from sfc.maps import load_maps
 from sfc.refine.seeds import hard_labels, strongest
 
 COLOURS = np.array(palette(), np.uint8).reshape(-1, 3)
+COLUMN = 1.7
+"""Inches of an image in a figure of maps."""
 
 
-def _figure(width: float, height: float, rows: int = 1, columns: int = 1) -> tuple[Figure, np.ndarray]:
+def make_figure(width: float, height: float, rows: int = 1, columns: int = 1, **more: Any) -> tuple[Figure, np.ndarray]:
+    """A figure of so many inches that needs no display, and its (rows, columns) axes; `more` is for `subplots`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    return figure, np.atleast_2d(figure.subplots(rows, columns, squeeze=False))
+    return figure, figure.subplots(rows, columns, squeeze=False, **more)
 
 
 def overlay(image: np.ndarray, label: np.ndarray, strength: float = 0.6) -> np.ndarray:
@@ -42,6 +46,53 @@ def overlay(image: np.ndarray, label: np.ndarray, strength: float = 0.6) -> np.n
     return mixed.astype(np.uint8)
 
 
+def maps_grid(
+    file: Path | BinaryIO,
+    data: Dataset,
+    names: Sequence[str],
+    maps: Mapping[str, tuple[Path, Pseudo]],
+    predictions: Mapping[str, Path] | None = None,
+    dpi: int = 90,
+) -> None:
+    """For each image a row: image; of each setting the strongest fused map and its seeds; label maps; mask.
+
+    Args:
+        file: where the PNG goes.
+        data: where images and masks are.
+        names: of the images.
+        maps: by title, the folder of a setting's maps, and its fusion and background rule.
+        predictions: folders of label maps, such as pseudo-labels, by title.
+        dpi: a column is 1.7 of its inches wide.
+    """
+    predictions = predictions or {}
+    parts = [f"{title}: {part}" if title else part for title in maps for part in ("fused map", "seeds")]
+    titles = ["image", *parts, *predictions, "mask"]
+    images = [np.asarray(data.image(name)) for name in names]
+    heights = [image.shape[0] / image.shape[1] for image in images]
+    figure, axes = make_figure(
+        COLUMN * len(titles), COLUMN * sum(heights) + 0.3, len(names), len(titles), height_ratios=heights
+    )
+    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0, wspace=0)
+    for row, name, image in zip(axes, names, images, strict=True):
+        shown: list[tuple[np.ndarray, np.ndarray | None]] = [(image, None)]
+        for folder, section in maps.values():
+            keys, cam, prototype = load_maps(folder / f"{name}.npz")
+            label, height = strongest(keys, cam, prototype, section.fusion)
+            seeds = keys[hard_labels(cam, prototype, section)]
+            shown += [(overlay(image, np.zeros_like(label)), height), (overlay(image, seeds), None)]
+        shown += [(overlay(image, read_mask(folder / f"{name}.png")), None) for folder in predictions.values()]
+        known = data.mask_path(name).is_file()
+        shown.append((overlay(image, data.mask(name)) if known else np.zeros_like(image), None))
+        for axis, (picture, height), title in zip(row, shown, titles, strict=True):
+            axis.imshow(Image.fromarray(picture))
+            if height is not None:
+                axis.imshow(height, cmap="inferno", vmin=0, vmax=1, alpha=0.75)
+            axis.set_axis_off()
+            if name == names[0]:
+                axis.set_title(title, fontsize=9)
+    figure.savefig(file, dpi=dpi, format="png")
+
+
 def maps_figure(
     path: Path,
     data: Dataset,
@@ -50,7 +101,7 @@ def maps_figure(
     section: Pseudo,
     predictions: dict[str, Path] | None = None,
 ) -> None:
-    """For each image a row: image, strongest fused map, its seeds, further label maps by title, mask.
+    """As `maps_grid`, of one setting.
 
     Args:
         path: a PNG file.
@@ -60,27 +111,7 @@ def maps_figure(
         section: fusion and background rule.
         predictions: folders of label maps, such as pseudo-labels, by title.
     """
-    predictions = predictions or {}
-    titles = ["image", "fused map", "seeds", *predictions, "mask"]
-    figure, axes = _figure(1.7 * len(titles), 1.75 * len(names) + 0.2, len(names), len(titles))
-    for row, name in zip(axes, names, strict=True):
-        image = np.asarray(data.image(name))
-        keys, cam, prototype = load_maps(maps / f"{name}.npz")
-        label, height = strongest(keys, cam, prototype, section.fusion)
-        seeds = keys[hard_labels(cam, prototype, section)]
-        shown = [image, None, overlay(image, seeds)]
-        shown += [overlay(image, read_mask(folder / f"{name}.png")) for folder in predictions.values()]
-        shown.append(overlay(image, data.mask(name)) if data.mask_path(name).is_file() else np.zeros_like(image))
-        for axis, picture, title in zip(row, shown, titles, strict=True):
-            if picture is None:
-                axis.imshow(overlay(image, np.zeros_like(label)))
-                axis.imshow(height, cmap="inferno", vmin=0, vmax=1, alpha=0.75)
-            else:
-                axis.imshow(Image.fromarray(picture))
-            axis.set_axis_off()
-            if name == names[0]:
-                axis.set_title(title, fontsize=9)
-    figure.savefig(path, dpi=90)
+    maps_grid(path, data, names, {"": (maps, section)}, predictions)
 
 
 def class_bars(path: Path, iou: dict[str, list[float]], classes: Sequence[str], counts: Sequence[int]) -> None:
@@ -93,7 +124,7 @@ def class_bars(path: Path, iou: dict[str, list[float]], classes: Sequence[str], 
         counts: (C,) training images.
     """
     order = np.argsort(-np.asarray(counts), kind="stable")
-    figure, axes = _figure(max(6.0, 0.55 * len(order)), 3.2)
+    figure, axes = make_figure(max(6.0, 0.55 * len(order)), 3.2)
     axis, width = axes[0, 0], 0.8 / max(1, len(iou))
     for i, (name, values) in enumerate(iou.items()):
         axis.bar(np.arange(len(order)) + i * width, [values[c + 1] for c in order], width, label=name)
@@ -115,7 +146,7 @@ def curves(path: Path, history: Sequence[dict[str, float]]) -> None:
     if not history:
         return
     names = [name for name in history[0] if name not in ("epoch", "images_per_second")]
-    figure, axes = _figure(2.6 * len(names), 2.4, 1, len(names))
+    figure, axes = make_figure(2.6 * len(names), 2.4, 1, len(names))
     for axis, name in zip(axes[0], names, strict=True):
         axis.plot([h["epoch"] for h in history], [h[name] for h in history], marker=".")
         axis.set_title(name, fontsize=9)

@@ -34,7 +34,7 @@ from tune.progress import duration
 from tune.runs import run_all
 from tune.storage import one_driver
 from tune.study import load_study
-from tune.tracking import Tracker, flat, tracking_uri, versions
+from tune.tracking import Tracker, fixed_settings, flat, masks_seen, tracking_uri, versions
 
 
 def start_points(plan: Plan, given: argparse.Namespace) -> tuple[Config, Config | None]:
@@ -92,7 +92,7 @@ def track(tracker: Tracker, parent: str, key: str, name: str, run: dict[str, Any
         return
     tags = {"sfc.kind": "arm", "sfc.arm": params["arm"], "sfc.seed": str(params["seed"])}
     started = tracker.start(key, name, tags, parent)
-    seen = {f"supervision.{k}": v for k, v in run.get("supervision", {}).items()}
+    seen = masks_seen(run.get("supervision", {}))
     reason = {"sfc.reason": run["failed"]} if "failed" in run else {}
     tracker.log(started, params=params, metrics=metrics, tags=versions() | seen | reason)
     tracker.end(started, failed="failed" in run)
@@ -106,6 +106,7 @@ def ablate(
     tracker = Tracker(tracking_uri(results), results)
     tags = {"sfc.kind": "ablation", "sfc.command": numbers["command"]}
     parent = tracker.start(f"ablation/{folder.name}", folder.name, tags)
+    tracker.log(parent, params=fixed_settings(configs[numbers["reference"]]), tags=versions())
     varied = sorted({setting for arm in numbers["arms"].values() for setting in arm["changes"]})
     connect(given.address)
     # All seeds of one arm before the next: arms that share a stage seldom want it at once and wait for each other.
@@ -123,7 +124,7 @@ def ablate(
             write_atomic(folder / "numbers.json", json.dumps(numbers, indent=1))
             settings = flat(configs[arm])
             params = {"arm": arm, "seed": seed} | {k: settings[k] for k in varied if k in settings}
-            track(tracker, parent, f"ablation/{folder.name}/{i}/{seed}", f"{name}-{arm}-{seed}", run, params)
+            track(tracker, parent, f"ablation/{folder.name}/{i}/{seed}", f"{arm} seed {seed} {name}", run, params)
             metric = next((m for m in ("seed_val/miou", "seed/best_miou") if m in run.get("metrics", {})), "")
             shown = f"FAILED: {run['failed']}" if "failed" in run else f"{metric} {run['metrics'][metric]:.4f}"
             left = duration((time.monotonic() - begin) / count * (total - count))
@@ -175,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         reference, changes, found = next(iter(configs)), changes_of(configs), versions()
         numbers: tables.Numbers = {
             "plan": plan.path.stem,
+            "study": given.study,
             "command": f"python tune/ablate.py {words}",
             "commit": found["git.commit"],
             "torch": found["version.torch"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import sys
@@ -30,7 +31,7 @@ from tune.parameter import Value
 from tune.runs import Run, run_all
 from tune.stats import kendall
 from tune.study import complete, load_study, name_of, values_of
-from tune.tracking import EXPERIMENT, Tracker, tracking_uri, versions
+from tune.tracking import EXPERIMENT, Tracker, masks_seen, tracking_uri, versions
 from tune.trial_log import FIGURE_IMAGES
 
 FINALS = "finals.json"
@@ -147,6 +148,10 @@ def run_final(
     if "val/miou" in finals["trials"][0]["mean"]:
         tau = kendall([t["value"] for t in finals["trials"]], [t["mean"]["val/miou"] for t in finals["trials"]])
         finals["tau"] = asdict(tau)
+        pairs = list(
+            itertools.combinations([t["mean"]["val/miou"] for t in finals["trials"]], 2)
+        )  # best of search first
+        finals["kept_order"] = f"{sum(a > b for a, b in pairs)} of {len(pairs)}"
 
     name = name_of(study)
     folder = results / "final" / name
@@ -164,7 +169,7 @@ def run_final(
     for i, (number, config) in enumerate(jobs):
         run = tracker.start(
             f"{name}/final/{digest(config.model_dump(mode='json'))[:8]}",
-            f"{name}-final-{number:03d}-seed{config.seed}",
+            f"final {number:03d} seed {config.seed} {name}",
             {"sfc.kind": "final", "sfc.study": name, "sfc.trial": str(number)},
             parent.info.run_id if parent else None,
         )
@@ -177,10 +182,12 @@ def run_final(
             history=json.loads((pipeline.classifier() / "history.json").read_text(encoding="utf-8")),
             tags=versions()
             | {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True", "sfc.kept": str(i == kept)}
-            | {f"supervision.{k}": v for k, v in runs[i]["supervision"].items() if k.endswith("miou")},
+            | masks_seen(runs[i]["supervision"]),
         )
         if i == kept:
             tracker.client.log_artifacts(run, str(folder))
+            if parent and not overrides:  # with them it is not what the search stands for
+                tracker.best(parent.info.run_id, number, values_of(trial), runs[i])
         tracker.end(run)
     return finals | {"folder": str(folder)}
 
@@ -220,11 +227,9 @@ def show_final(console: Console, finals: dict[str, Any]) -> None:
 
 def _ranking(finals: dict[str, Any]) -> Table:
     tau = finals.get("tau")
-    held = (
-        f"Kendall's tau of search and val {tau['value']:+.2f} [{tau['low']:+.2f}, {tau['high']:+.2f}]"
-        if tau and np.isfinite(tau["value"])
-        else "too few trials for a rank correlation"
-    )
+    held = f"{finals['kept_order']} pairs of trials keep the search's order on val" if tau else ""
+    if tau and np.isfinite(tau["value"]):
+        held += f", Kendall's tau {tau['value']:+.2f} [{tau['low']:+.2f}, {tau['high']:+.2f}]"
     table = Table(
         title="the best trials through all stages, mean over seeds",
         title_justify="left",

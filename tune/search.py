@@ -35,7 +35,7 @@ from tune.ray_engine import RETRIES
 from tune.searcher import StudySearch
 from tune.space import PROXIES, Space, load_space, seconds
 from tune.storage import one_driver
-from tune.study import complete, counted, default_name, in_time, load_study, open_study, repair
+from tune.study import complete, counted, default_name, in_time, load_study, open_study, repair, values_of
 from tune.tracking import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions
 from tune.trial import Job, run_trial
 from tune.trial_log import TrialLogger
@@ -184,7 +184,8 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             tracker.end(parent, failed=True)
             return 1
         tracker.text(parent, dump_config(best_config(study)), "best.yaml")
-        tracker.log(parent, metrics={f"best/{k}": v for k, v in complete(study)[0].user_attrs["metrics"].items()})
+        best = complete(study)[0]
+        tracker.best(parent, best.number, values_of(best), best.user_attrs)
         if final:
             finals = run_final(study, given.results, tracker, console, workers=given.workers, address=given.address)
             show_final(console, finals)

@@ -21,6 +21,8 @@ from sfc.config import Config
 from tune.storage import check_database
 
 EXPERIMENT = "sfc"
+KIND = {"mlflow.experimentKind": "custom_model_development", "mlflow.experiment.primaryMetric.name": "seed/best_miou"}
+"""Tags by which MLflow's pages open at training runs instead of at traces of language models, and draw this metric."""
 LIMIT = 6000
 """Characters of a parameter that MLflow keeps."""
 
@@ -60,6 +62,11 @@ def fixed_settings(config: Config) -> dict[str, Any]:
     return {f"settings/{name}": value for name, value in flat(config).items() if name != "data.root"}
 
 
+def masks_seen(supervision: dict[str, str]) -> dict[str, str]:
+    """A tag `supervision.NAME` for each mIoU: which masks it has seen; `..._tail` and the like have seen the same."""
+    return {f"supervision.{name}": seen for name, seen in supervision.items() if name.endswith("miou")}
+
+
 class Tracker:
     """Writes runs. Each has a key, looked up before a run is made, so that none is ever made twice.
 
@@ -75,7 +82,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
             place = (results / "mlflow-artifacts").absolute().as_uri() if uri.startswith("sqlite") else None
-            self.experiment = self.client.create_experiment(EXPERIMENT, artifact_location=place)
+            self.experiment = self.client.create_experiment(EXPERIMENT, artifact_location=place, tags=KIND)
         else:
             self.experiment = found.experiment_id
 
@@ -94,6 +101,19 @@ class Tracker:
             return self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
         self.client.update_run(run.info.run_id, status="RUNNING")
         return run.info.run_id
+
+    def best(self, parent: str, trial: int, values: dict[str, Any], found: dict[str, Any]) -> None:
+        """What a search found, on its own run: two studies then compare under the names that their trials have. Its
+        settings are tags, since a parameter can't change when the search goes on and finds better.
+
+        Args:
+            parent: run of the search.
+            trial: number of the best one.
+            values: its settings that varied.
+            found: `metrics` and `supervision` of it, or of its final run.
+        """
+        tags = {"sfc.best": str(trial), **{f"best.{name}": str(value)[:LIMIT] for name, value in values.items()}}
+        self.log(parent, metrics=found["metrics"], tags=tags | masks_seen(found.get("supervision", {})))
 
     def log(
         self,

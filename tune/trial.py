@@ -72,7 +72,7 @@ def search_inner(pipeline: Pipeline, space: Space, chosen: dict[str, Value], num
 
     Returns:
         In order: `values`, `value` of the objective, and `metrics`, the objective's parts. The first has the published
-        values.
+        values, and also its `iou` and the folder of its `maps`.
     """
     objective = space.file.objective
     study = optuna.create_study(direction="maximize", sampler=make_sampler(space.file.budget.seed + number))
@@ -85,9 +85,12 @@ def search_inner(pipeline: Pipeline, space: Space, chosen: dict[str, Value], num
         known = next((t for t in tried if t["values"] == values), None)
         if known is None:
             result = Result()
-            collect(pipeline.changed(space.config({**chosen, **values})), result, objective.metric.split("/")[0])
+            later = pipeline.changed(space.config({**chosen, **values}))
+            collect(later, result, objective.metric.split("/")[0])
             metrics = {k: v for k, v in result.metrics.items() if k.startswith(objective.metric)}
             known = {"values": values, "value": result.metrics[objective.metric], "metrics": metrics}
+            if not tried:  # shown beside the best
+                known |= {"iou": result.iou, "maps": str(later.cam(later.config.data.select))}
             tried.append(known)
         study.tell(trial, known["value"])
     return tried

@@ -15,7 +15,7 @@ from sfc import plots
 from sfc.data import Dataset
 from tune.space import Space
 from tune.study import name_of, values_of
-from tune.tracking import Tracker
+from tune.tracking import Tracker, masks_seen
 
 FIGURE_IMAGES = 4
 
@@ -49,7 +49,7 @@ class TrialLogger(Callback):
         study = name_of(self.study)
         return self.tracker.start(
             f"{study}/{number}",
-            f"{study}-{number:03d}",
+            f"trial {number:03d} {study}",  # tables cut names at their end
             {"sfc.kind": "trial", "sfc.study": study, "sfc.trial": str(number)},
             self.parent,
         )
@@ -86,7 +86,7 @@ class TrialLogger(Callback):
         if failed:
             tags["sfc.reason"] = found.get("reason", "interrupted; the same settings were tried again")
         else:
-            tags |= {f"supervision.{k}": v for k, v in found.get("supervision", {}).items() if k.endswith("miou")}
+            tags |= masks_seen(found.get("supervision", {}))
         self.tracker.log(
             run,
             params={name: value for name, value in values_of(trial).items() if full and name not in trial.params},
@@ -103,7 +103,7 @@ class TrialLogger(Callback):
         for i, tried in enumerate(inner if len(inner) > 1 else []):
             below = self.tracker.start(
                 f"{study}/{trial.number}/{i}",
-                f"{study}-{trial.number:03d}.{i:02d}",
+                f"trial {trial.number:03d}.{i:02d} {study}",
                 {"sfc.kind": "inner", "sfc.study": study, "sfc.trial": str(trial.number)},
                 run,
             )

@@ -96,7 +96,7 @@ def test_an_ablation_goes_on_where_it_stopped_and_does_nothing_twice(tmp_path: P
     assert parent.info.status == "FINISHED" and len(tracked["arm"]) == 6
     assert {run.data.tags["mlflow.parentRunId"] for run in tracked["arm"]} == {parent.info.run_id}
     names = {run.info.run_name: run for run in tracked["arm"]}
-    good, bad = names["small-no | fusion's-12"], names["small-broken-11"]
+    good, bad = names["no | fusion's seed 12 small"], names["broken seed 11 small"]
     assert good.data.params.keys() == {"arm", "seed", "pseudo.fusion", "classifier.lr"}
     assert good.data.metrics["seed_val/miou"] == other["runs"][1]["metrics"]["seed_val/miou"]
     assert good.data.tags["supervision.seed_val/miou"] == "held-out masks"
