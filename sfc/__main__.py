@@ -42,10 +42,10 @@ def set_up_logging() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _run(config: Config, results: Path) -> int:
+def _run(config: Config, store: str | Path) -> int:
     from sfc.engine import LocalEngine
     from sfc.pipeline import Pipeline
-    from sfc.store import Store
+    from sfc.store import open_store
 
     def report(metrics: dict[str, float], _: object) -> None:
         losses = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k not in ("epoch", "images_per_second"))
@@ -53,7 +53,7 @@ def _run(config: Config, results: Path) -> int:
             "  epoch %d  %s  %.0f images/s", metrics["epoch"], losses, metrics["images_per_second"]
         )
 
-    result = Pipeline(config, Store(results / "store"), LocalEngine(on_report=report)).run()
+    result = Pipeline(config, open_store(store), LocalEngine(on_report=report)).run()
     table = Table(title=f"image labels from: {result.label_source}")
     for column in ("number", "value", "masks it has seen"):
         table.add_column(column, justify="right" if column == "value" else "left")
@@ -176,6 +176,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.add_argument("overrides", nargs="*", metavar="section.key=value")
         if name == "run":
             command.add_argument("--results", type=Path, default=Path("results"), help="where outputs go")
+            command.add_argument("--store", help="a folder, s3://... or gs://... for them, instead of RESULTS/store")
     text = "a benchmark in its official layout: makes it ready for use and compares its counts with the known ones"
     benchmark = commands.add_parser("data", help=text, description=text)
     benchmark.add_argument("name", choices=("voc", "coco14", "coco17"))
@@ -207,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(dump_config(config), end="")
             return 0
         set_up_logging()
-        return _check(config) if given.command == "check" else _run(config, given.results)
+        return _check(config) if given.command == "check" else _run(config, given.store or given.results / "store")
 
     return guarded(command)
 

@@ -18,7 +18,7 @@ from sfc import fit
 from sfc.config import SETTINGS_VERSION
 from sfc.engine import Context
 from sfc.errors import UserError
-from sfc.store import Store, digest, locked, write_atomic
+from sfc.store import Store, digest, locked, locks_stay_here, mount_of, write_atomic
 
 CHILD = """
 import os, sys, time
@@ -241,3 +241,48 @@ def test_an_atomic_write_replaces_the_whole_file_and_leaves_no_other(tmp_path: P
     write_atomic(path, "a long first version")
     write_atomic(path, "short")
     assert path.read_text() == "short" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("number", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_refused(tmp_path: Path, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_lock(file: object, how: int) -> None:
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr("fcntl.flock", no_lock)  # no such file system can be mounted here
+    with pytest.raises(UserError, match=f"file system at {mount_of(tmp_path)} has no file locks"):
+        Store(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "alone"),
+    [
+        ("server:/a {} nfs4 rw,local_lock=none 0 0", False),
+        ("server:/a {} nfs rw,nolock 0 0", True),
+        ("server:/a {} nfs rw,local_lock=flock,vers=3 0 0", True),
+        ("mgs:/a {} lustre rw,flock 0 0", False),
+        ("mgs:/a {} lustre rw,localflock 0 0", True),
+        ("/dev/a {} ext4 rw 0 0", False),
+        ("server:/a /elsewhere nfs rw,nolock 0 0", False),
+        ("server:/a {0} nfs rw,nolock 0 0\nserver:/b {0} nfs4 rw 0 0", False),
+    ],
+)
+def test_mounts_whose_locks_other_machines_do_not_see_are_known(tmp_path: Path, line: str, alone: bool) -> None:
+    assert locks_stay_here(tmp_path, f"proc /proc proc rw 0 0\n{line.format(mount_of(tmp_path))}\n") is alone
+
+
+def test_a_store_on_a_mount_with_locks_of_its_own_warns(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    Store(tmp_path)
+    assert not caplog.messages
+    monkeypatch.setattr("sfc.store.locks_stay_here", lambda path, mounts: True)
+    Store(tmp_path)
+    assert "one machine only" in caplog.text
+
+
+def test_whole_work_that_was_stopped_before_its_place_is_not_done_again(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.get("cam", "k", {}, write("maps"))
+    folder.rename(folder.with_suffix(".partial"))  # as a kill leaves it
+    assert not store.has("cam", "k")
+    assert (store.get("cam", "k", {}, fail) / "output").read_text() == "maps"
