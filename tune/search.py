@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -73,8 +73,9 @@ def run_trials(
     trials: int,
     deadline: float,
     gpus: float,
+    trainable: Callable[..., None] = run_trial,
 ) -> None:
-    """Run `trials` more trials of the study with Ray Tune."""
+    """Run `trials` more trials of the study with Ray Tune; `trainable` as `run_trial`."""
     at_once = slots(1, gpus)
     search = StudySearch(study, space, trials, deadline)
     asha, epochs = space.asha, space.base.classifier.epochs
@@ -91,9 +92,8 @@ def run_trials(
         else FIFOScheduler()
     )
     job = Job(space, results / "store")
-    trainable = ray.tune.with_resources(functools.partial(run_trial, job=job), {"cpu": 1, "gpu": gpus})
     tuner = Tuner(
-        trainable,
+        ray.tune.with_resources(functools.partial(trainable, job=job), {"cpu": 1, "gpu": gpus}),
         tune_config=TuneConfig(
             search_alg=search,
             scheduler=scheduler,
