@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -77,8 +77,9 @@ def run_trials(
     deadline: float,
     workers: int,
     gpus: float,
+    trainable: Callable[..., None] = run_trial,
 ) -> None:
-    """Run `trials` more trials of the study with Ray Tune."""
+    """Run `trials` more trials of the study with Ray Tune; `trainable` as `run_trial`."""
     at_once = slots(workers, gpus)
     search = StudySearch(study, space, trials, deadline)
     asha, epochs = space.asha, space.base.classifier.epochs
@@ -97,9 +98,8 @@ def run_trials(
     job = Job(space, results, workers, gpus, at_once)
     # The workers of a trial that has several are Ray Train's: the trial itself waits, and takes next to nothing.
     resources = {"cpu": 1, "gpu": gpus} if workers == 1 else {"cpu": 0.01}
-    trainable = ray.tune.with_resources(functools.partial(run_trial, job=job), resources)
     tuner = Tuner(
-        trainable,
+        ray.tune.with_resources(functools.partial(trainable, job=job), resources),
         tune_config=TuneConfig(
             search_alg=search,
             scheduler=scheduler,

@@ -93,12 +93,20 @@ class Tracker:
         """The id of the run of a key, running from now."""
         run = self.find(key)
         if run is None:
-            tags = {"sfc.key": key, MLFLOW_RUN_NAME: name, **tags}
-            if parent:
-                tags[MLFLOW_PARENT_RUN_ID] = parent
-            return self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
-        self.client.update_run(run.info.run_id, status="RUNNING")
+            return self.create(key, name, tags, parent)
+        self.reopen(run.info.run_id)
         return run.info.run_id
+
+    def reopen(self, run: str) -> None:
+        """The run goes on."""
+        self.client.update_run(run, status="RUNNING")
+
+    def create(self, key: str, name: str, tags: dict[str, str], parent: str | None = None) -> str:
+        """The id of a new run; for a key of which the caller knows that it has none."""
+        tags = {"sfc.key": key, MLFLOW_RUN_NAME: name, **tags}
+        if parent:
+            tags[MLFLOW_PARENT_RUN_ID] = parent
+        return self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
 
     def best(self, parent: str, trial: int, values: dict[str, Any], found: dict[str, Any]) -> None:
         """What a search found, on its own run: two studies then compare under the names that their trials have. Its
