@@ -148,7 +148,7 @@ def test_a_select_split_without_masks_is_refused(tmp_path: Path, voc) -> None:
 def test_wrong_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], said: str) -> None:
     import optuna
 
-    optuna.create_study(study_name="known", storage=storage_at(tmp_path))
+    optuna.create_study(study_name="known", storage=storage_at(tmp_path)).set_user_attr("identity", {})
     assert main([*words, "--results", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert said in error
