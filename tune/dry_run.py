@@ -98,5 +98,8 @@ def show_plan(
         f"the split {base.data.val}",
         soft_wrap=True,
     )
-    console.print(f"{SAMPLES} sampled configurations are valid; {left} trials are still to run; nothing was started")
+    console.print(
+        f"{SAMPLES} sampled configurations are valid; {left} trials are still to run; nothing was started",
+        soft_wrap=True,
+    )
     show(console, estimate(work(space, left, study), pipeline.store, at_once))

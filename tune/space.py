@@ -98,7 +98,7 @@ class Budget(Section):
 class Final(Section):
     """What goes through all stages in the end: the best `top` trials, each with `seeds` seeds."""
 
-    top: Count = 3
+    top: Count = 4
     seeds: Count = 1
     """The base's and those after it. The trial with the best mean objective over them is the one that is kept."""
     set: Annotated[dict[str, Any], Field(default_factory=dict)]

@@ -71,7 +71,9 @@ def test_broken_images_are_named_and_can_be_left_out(
     path.write_bytes(path.read_bytes()[:300])
     code, said = run(tmp_path, capsys, *own(folder))
     assert code == 2 and "1 of 2 images" in said and "train1" in said and "data.skip_broken=true" in said
-    code, said = run(tmp_path, capsys, *own(folder), "data.skip_broken=true")
+    # DeepLabV3 would need two images, and the dry run says so: it measures every stage on a few of them.
+    left_out = ["data.skip_broken=true", "segmentation.architecture=deeplabv2"]
+    code, said = run(tmp_path, capsys, *own(folder), *left_out)
     assert code == 0 and "on 1 images" in said
 
 
