@@ -129,7 +129,11 @@ def test_an_empty_store_is_answered_by_measuring_and_stays_empty(config: Config,
     empty = Store(tmp_path / "store")
     nan_prone = change_config(config, {"classifier.lr": 1e30})
     found = estimate([Work(nan_prone, trial), Work(config, alone=True)], empty)
-    assert outputs(empty) == {} and {path.name for path in empty.root.iterdir()} <= {"version.json", "version.lock", "readable"}
+    assert outputs(empty) == {} and {path.name for path in empty.root.iterdir()} <= {
+        "version.json",
+        "version.lock",
+        "readable",
+    }
     assert rows(found)["classifier"].basis == "measured just now on 16 images"
     assert all(row.needed and row.seconds > 0 and row.basis.startswith("measured just now on") for row in found.rows)
     assert {"classifier", "cam", "seed", "pseudo", "segmentation", "evaluation"} == set(rows(found))

@@ -1,0 +1,183 @@
+"""The engine on Ray: the same as the local one, whatever the number of workers; processes and nodes that die or hang."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from ray.cluster_utils import Cluster
+
+from sfc.config import Config
+from sfc.data.images import read_mask
+from sfc.engine import LocalEngine
+from sfc.errors import Diverged, UserError
+from sfc.fit import WEIGHTS
+from sfc.pipeline import Pipeline
+from sfc.settings import absolute, change_config, load_config
+from sfc.store import Store
+from tests.tune.conftest import TINY
+from tune.ray_engine import RayEngine
+
+WITHIN = 60.0
+"""Seconds that a loss may cost beside the work that was lost."""
+
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    """Three nodes: a head that works on nothing, and two with a core each."""
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 10**8, "include_dashboard": False}
+    )
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    root = tmp_path_factory.mktemp("data")
+    return absolute(load_config("synthetic.yaml", [*TINY, f"data.root={root}", "classifier.epochs=4"]))
+
+
+@contextlib.contextmanager
+def once(seen: Callable[[], object], do: Callable[[], None]) -> Iterator[None]:
+    """Do something as soon as something is seen, beside what is under way; the latter must have been under way."""
+    over, done = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if seen():
+                do()
+                done.set()
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert done.is_set(), "the work was over before anything could happen to it"
+
+
+def node_of(cluster: Cluster, pid_file: Path) -> object:
+    """The node whose worker wrote its process number to a file."""
+    parents = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
+    pid = int(pid_file.read_text())
+    while pid not in parents:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return parents[pid]
+
+
+def pipeline(config: Config, folder: Path, engine: object) -> Pipeline:
+    return Pipeline(config, Store(folder / "store"), engine)  # type: ignore[arg-type]
+
+
+def slowly(item: int, folder: Path) -> int:
+    (folder / f"{item}.pid").write_text(str(os.getpid()))
+    time.sleep(0.5)
+    (folder / f"{item}.done").write_text("")
+    return item * item
+
+
+def hang_once(item: int, folder: Path) -> int:
+    marker = folder / "hung"
+    if item == 1 and not marker.exists():
+        marker.write_text("")
+        signal.pause()
+    return item
+
+
+def die(item: int) -> int:
+    if item == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def miss(item: int) -> bytes:
+    return Path("/nowhere/at/all.jpg").read_bytes()
+
+
+@pytest.mark.slow
+def test_shards_come_in_order_and_survive_a_node_a_hang_and_say_what_is_wrong(nodes: Cluster, tmp_path: Path) -> None:
+    engine = RayEngine(1, tmp_path, timeout=6)
+
+    def lose() -> None:
+        nodes.remove_node(node_of(nodes, next(tmp_path.glob("*.pid"))), allow_graceful=False)
+
+    with once(lambda: any(tmp_path.glob("*.done")), lose):
+        found = list(engine.map(partial(slowly, folder=tmp_path), range(12)))
+    assert found == [i * i for i in range(12)]
+    assert list(engine.map(partial(hang_once, folder=tmp_path), range(3))) == [0, 1, 2]
+    assert (tmp_path / "hung").exists()
+    with pytest.raises(UserError, match="died 3 times on the same shard"):
+        list(engine.map(die, range(2)))
+    with pytest.raises(UserError, match=r"node .*: there is no /nowhere/at/all\.jpg"):
+        list(engine.map(miss, range(2)))
+    with pytest.raises(UserError, match="2 workers, but the cluster has 1 CPUs"):
+        RayEngine(2, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_training_and_a_crf_that_lose_a_node_end_as_if_nothing_had_happened(
+    nodes: Cluster, config: Config, tmp_path: Path
+) -> None:
+    """Two workers against one, undisturbed; then the same with a node lost in the training and one in the CRF."""
+    alone = pipeline(config, tmp_path / "alone", LocalEngine(1))
+    whole = alone.run("pseudo")
+    weights = torch.load(alone.classifier() / WEIGHTS, weights_only=True)
+
+    two = pipeline(config, tmp_path / "two", RayEngine(2, tmp_path))
+    begin = time.monotonic()
+    together = torch.load(two.classifier() / WEIGHTS, weights_only=True)
+    undisturbed = time.monotonic() - begin
+    for name, tensor in weights.items():
+        torch.testing.assert_close(together[name], tensor, rtol=1e-3, atol=1e-4, msg=lambda m, n=name: f"{n}: {m}")
+
+    lossy = pipeline(config, tmp_path / "lossy", RayEngine(2, tmp_path))
+    partial_folder = tmp_path / "lossy" / "store" / "classifier"
+
+    def lose() -> None:
+        nodes.remove_node(nodes.worker_nodes.copy().pop(), allow_graceful=False)
+
+    begin = time.monotonic()
+    with once(lambda: any(partial_folder.glob("*.partial/checkpoint.pt")), lose):
+        survived = torch.load(lossy.classifier() / WEIGHTS, weights_only=True)
+    lost = time.monotonic() - begin - undisturbed
+    assert lost < WITHIN + undisturbed
+    for name, tensor in weights.items():
+        torch.testing.assert_close(survived[name], tensor, rtol=1e-3, atol=1e-4)
+
+    nodes.add_node(num_cpus=1, object_store_memory=10**8)
+    labels = tmp_path / "lossy" / "store" / "pseudo"
+    lossy.cam("train")
+    with once(lambda: any(labels.glob("*.partial/labels/*.png")), lose):
+        numbers = lossy.run("pseudo")
+    assert abs(numbers.metrics["seed/best_miou"] - whole.metrics["seed/best_miou"]) < 0.003
+    assert numbers.metrics["pseudo/coverage"] == whole.metrics["pseudo/coverage"]
+    [mine], [theirs] = (list((tmp_path / n / "store" / "pseudo").glob("*/labels")) for n in ("lossy", "alone"))
+    assert sorted(p.name for p in mine.iterdir()) == sorted(p.name for p in theirs.iterdir())
+    same = [np.mean(read_mask(p) == read_mask(theirs / p.name)) for p in mine.iterdir()]
+    assert np.mean(same) > 0.99
+
+
+@pytest.mark.slow
+def test_a_divergence_is_said_and_not_retried(nodes: Cluster, config: Config, tmp_path: Path) -> None:
+    diverging = pipeline(change_config(config, {"classifier.lr": 1e30}), tmp_path, RayEngine(2, tmp_path))
+    begin = time.monotonic()
+    with pytest.raises(Diverged, match="is not finite in epoch 1"):
+        diverging.classifier()
+    assert time.monotonic() - begin < WITHIN
