@@ -99,7 +99,7 @@ class Search:
         code = self.driver.poll()
         if code is not None:
             if code != -9:
-                self.gave_up.append((self.folder / "output").read_text()[-2000:])
+                self.gave_up.append((self.folder / "output").read_text()[-8000:])
             self.start()
 
     def writing(self) -> set[Path]:
@@ -134,7 +134,7 @@ def strike(search: Search, kind: str, rng: np.random.Generator) -> None:
         while not search.trials():
             search.revive()
             if time.monotonic() > end:
-                raise TimeoutError((search.folder / "output").read_text()[-2000:])
+                raise TimeoutError((search.folder / "output").read_text()[-8000:])
             time.sleep(0.05)
         if kind == "trial":
             time.sleep(rng.uniform(0, 6))
@@ -254,7 +254,7 @@ def run(folder: Path, kills: int, seed: int) -> int:
         search.driver.wait()
         search.start("--trials", str(len(finished(results)) + 3))
         if search.driver.wait(timeout=600) != 0:
-            search.gave_up.append((folder / "output").read_text()[-2000:])
+            search.gave_up.append((folder / "output").read_text()[-8000:])
     finally:
         search.processes()
         kill([search.driver])

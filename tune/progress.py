@@ -8,7 +8,7 @@ import time
 from typing import Any
 
 import optuna
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 from ray.tune import Callback
 from rich.console import Console
 from rich.table import Table
@@ -49,6 +49,7 @@ class Progress(Callback):
         self.console, self.search, self.space, self.at_once = console, search, space, at_once
         self.begin = time.monotonic()
         self.ended = 0
+        self.reference: tuple[FrozenTrial, dict[str, Any]] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as in StudySearch
@@ -75,12 +76,12 @@ class Progress(Callback):
         study, budget = self.search.study, self.space.file.budget.trials
         done = counted(study)
         ranked = complete(study, done)
-        reference = published(study, ranked)
+        self.reference = self.reference or published(study, ranked)
         parts = [f"trial {number}: {what}", f"{min(len(done), budget)}/{budget} done"]
         if ranked:
             parts.append(f"best {ranked[0].value:.4f} (trial {ranked[0].number})")
-        if reference is not None:
-            parts.append(f"published {reference[1]['value']:.4f}")
+        if self.reference is not None:
+            parts.append(f"published {self.reference[1]['value']:.4f}")
         left = budget - len(done)
         if left > 0:
             pace = (time.monotonic() - self.begin) / self.ended

@@ -63,7 +63,7 @@ class StudySearch(OptunaSearch):
         return {"number": trial.number, "changes": json.dumps(chosen)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        if math.isfinite(result.get("objective", math.nan)):
+        if math.isfinite(result.get("objective", math.nan)) and not result.get("complete"):
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
                 self._ot_trials[trial_id].report(result["objective"], result["epoch"])
 

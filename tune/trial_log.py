@@ -100,12 +100,13 @@ class TrialLogger(Callback):
         self.tracker.log(self.runs[trial_id], history=history)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._later(self._end, trial.trial_id, trial.config["number"])
+        self._later(self._end, trial.trial_id, trial.config)
 
     on_trial_error = on_trial_complete
 
-    def _end(self, trial_id: str, number: int) -> None:
-        finished = self.study.get_trials(deepcopy=False)[number]
+    def _end(self, trial_id: str, config: dict[str, Any]) -> None:
+        self._begin(trial_id, config)  # one whose process died before it started ends all the same
+        finished = self.study.get_trials(deepcopy=False)[config["number"]]
         if finished.state.is_finished():  # else the search's time was over
             self._finish(finished, self.runs[trial_id], self.logged.pop(trial_id, 0), finished.params)
 

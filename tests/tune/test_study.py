@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from sfc.errors import UserError
 from tests.tune.conftest import SPACE
 from tune.space import Space, load_space
-from tune.storage import check_database, storage_at
+from tune.storage import check_database, set_attrs, storage_at
 from tune.study import complete, counted, load_study, name_of, open_study, published, repair
 
 FLAT = SPACE.replace("inner: 3", "inner: 0")
@@ -239,3 +239,18 @@ def test_a_storage_that_does_not_answer_keeps_its_password(tmp_path: Path, monke
     with pytest.raises(UserError, match="OPTUNA_STORAGE") as found:
         load_study("s", tmp_path)
     assert "secret" not in str(found.value)
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "journal"])
+def test_attributes_written_at_once_are_what_attributes_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    if kind == "journal":
+        monkeypatch.setenv("OPTUNA_STORAGE", f"journal:{tmp_path / 'journal'}")
+    asked = space(tmp_path)
+    study, _ = open_study("s", asked, tmp_path)
+    trial = study.ask()
+    set_attrs(trial, {"a": [1, None], "b": {"c": "d"}})
+    set_attrs(trial, {"a": 2})
+    study.tell(trial, 0.5)
+    assert load_study("s", tmp_path).trials[0].user_attrs == {"a": 2, "b": {"c": "d"}}
