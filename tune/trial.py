@@ -17,7 +17,7 @@ from sfc.errors import Diverged
 from sfc.fit import WEIGHTS
 from sfc.pipeline import Pipeline, Result
 from sfc.stages import cam, proxy, seed
-from sfc.store import Store
+from sfc.store import Address, open_store
 from tune.parameter import Value
 from tune.sampler import make_sampler
 from tune.space import Objective, Space
@@ -30,7 +30,7 @@ class Job:
     """What all trials of a search share."""
 
     space: Space
-    store: Path
+    store: Address
     cpus: int = 1
 
 
@@ -142,7 +142,7 @@ def run_trial(given: dict[str, Any], *, job: Job) -> None:
             ray.tune.report({"objective": value, "epoch": last["epoch"], "history": json.dumps(state["history"])})
 
     engine: Engine = LocalEngine(job.cpus, on_epoch)
-    pipeline = Pipeline(config, Store(job.store), engine)
+    pipeline = Pipeline(config, open_store(job.store), engine)
     try:
         tried = search_inner(pipeline, space, chosen, given["number"])
     except Diverged as error:

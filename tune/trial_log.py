@@ -13,6 +13,7 @@ from ray.tune import Callback
 
 from sfc import plots
 from sfc.data import Dataset
+from sfc.store import Store
 from tune.space import Space
 from tune.study import name_of, values_of
 from tune.tracking import Tracker, masks_seen
@@ -32,9 +33,13 @@ class TrialLogger(Callback):
         space: gives a trial's configuration.
         parent: run of the search.
         data: for the figures.
+        store: has the maps, wherever a trial ran.
     """
 
-    def __init__(self, tracker: Tracker, study: optuna.Study, space: Space, parent: str, data: Dataset) -> None:
+    def __init__(
+        self, tracker: Tracker, study: optuna.Study, space: Space, parent: str, data: Dataset, store: Store
+    ) -> None:
+        self.store = store
         self.tracker, self.study, self.space, self.parent, self.data = tracker, study, space, parent, data
         self.runs: dict[str, str] = {}
         self.logged: dict[str, int] = {}
@@ -109,8 +114,8 @@ class TrialLogger(Callback):
             )
             self.tracker.log(below, params=tried["values"], metrics=tried["metrics"])
             self.tracker.end(below)
-        maps = Path(trial.user_attrs.get("maps", "-"))
-        if maps.is_dir():
+        maps = self.store.local(Path(trial.user_attrs.get("maps", "-")))
+        if maps:
 
             def draw(folder: Path) -> None:
                 section = self.space.config(values_of(trial)).pseudo
