@@ -32,7 +32,7 @@ def space_file(folder: Path, kind: str, seed: int) -> Path:
     space["start"] = []
     space["budget"] = {"trials": TRIALS[kind], "inner": 10 if kind == "staged" else 0, "seed": seed}
     path = folder / f"{kind}.yaml"
-    path.write_text(yaml.safe_dump(space), encoding="utf-8")
+    path.write_text(yaml.safe_dump(space, sort_keys=False), encoding="utf-8")
     return path
 
 

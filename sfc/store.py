@@ -84,6 +84,14 @@ def write_atomic(path: Path, text: str) -> None:
     partial.replace(path)
 
 
+def flush(folder: Path) -> None:
+    """See that the files in a folder are on the disk, not only on their way to it."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
 def digest(value: Any) -> str:
     """16 hexadecimal digits of a JSON value's content."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
@@ -221,6 +229,7 @@ class Store:
         seconds = round(time.monotonic() - start, 3)
         measured = {"seconds": seconds, "bytes": bytes_of(work)}
         manifest = {"stage": stage, "key": key, **identity, **measured, **entries}
+        flush(work)  # a loss of power must not leave a manifest beside files that are half there
         write_atomic(work / MANIFEST, json.dumps(manifest, indent=1))
         log.info("%s: done in %.1f s (%s)", stage, seconds, key)
 

@@ -84,14 +84,14 @@ def changes_of(configs: dict[str, Config]) -> dict[str, dict[str, Any]]:
     }
 
 
-def track(tracker: Tracker, parent: str, key: str, name: str, run: dict[str, Any], params: dict[str, Any]) -> None:
+def track(tracker: Tracker, parent: str, key: str, plan: str, run: dict[str, Any], params: dict[str, Any]) -> None:
     """The MLflow run of one arm and seed; the numbers that are there already are not written again."""
     metrics = {k: v for k, v in run.get("metrics", {}).items() if math.isfinite(v)}
     known = tracker.find(key)
     if known and known.info.status == "FINISHED" and known.data.metrics == metrics:
         return
     tags = {"sfc.kind": "arm", "sfc.arm": params["arm"], "sfc.seed": str(params["seed"])}
-    started = tracker.start(key, name, tags, parent)
+    started = tracker.start(key, f"{params['arm']} seed {params['seed']} {plan}", tags, parent)
     seen = masks_seen(run.get("supervision", {}))
     reason = {"sfc.reason": run["failed"]} if "failed" in run else {}
     tracker.log(started, params=params, metrics=metrics, tags=versions() | seen | reason)
@@ -124,7 +124,7 @@ def ablate(
             write_atomic(folder / "numbers.json", json.dumps(numbers, indent=1))
             settings = flat(configs[arm])
             params = {"arm": arm, "seed": seed} | {k: settings[k] for k in varied if k in settings}
-            track(tracker, parent, f"ablation/{folder.name}/{i}/{seed}", f"{arm} seed {seed} {name}", run, params)
+            track(tracker, parent, f"ablation/{folder.name}/{i}/{seed}", name, run, params)
             metric = next((m for m in ("seed_val/miou", "seed/best_miou") if m in run.get("metrics", {})), "")
             shown = f"FAILED: {run['failed']}" if "failed" in run else f"{metric} {run['metrics'][metric]:.4f}"
             left = duration((time.monotonic() - begin) / count * (total - count))

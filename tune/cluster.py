@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import importlib.metadata
 import logging
 import os
+from collections.abc import Sequence
+from pathlib import Path
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sfc.engine import available_cpus
 from sfc.errors import UserError
@@ -38,6 +43,52 @@ def connect(address: str | None = None) -> None:
             )
     except (ConnectionError, TimeoutError, ValueError) as error:
         raise UserError(f"--address {address}: no Ray answers there ({error})") from None
+
+
+def check_nodes(paths: Sequence[str]) -> None:
+    """See that every node of the cluster has this very code and sees these folders; nothing to see where there is one.
+
+    Raises:
+        UserError: what differs, node by node.
+    """
+    nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
+    if len(nodes) < 2:
+        return
+    task = ray.remote(num_cpus=0.01)(_look)
+    asked = {
+        n["NodeManagerAddress"] + f" ({n['NodeID'][:8]})": task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=False)
+        ).remote(list(paths))
+        for n in nodes
+    }
+    here, problems = code(), []
+    for name, reference in asked.items():
+        try:
+            there, missing = ray.get(reference, timeout=120)
+        except Exception as error:
+            problems.append(f"node {name} does not have this project, or can't run it: {str(error).splitlines()[-1]}")
+            continue
+        if there != here:
+            differing = [f"{k} {there[k]}, here {v}" for k, v in here.items() if there[k] != v]
+            problems.append(f"node {name} has another version: {'; '.join(differing)}")
+        problems += [f"node {name} does not see {path}" for path in missing]
+    if problems:
+        raise UserError(
+            "\n".join(problems) + "\nEvery node needs the same code, and data and results under the same path "
+            "(docs/cluster.md)"
+        )
+
+
+def _look(paths: list[str]) -> tuple[dict[str, str], list[str]]:
+    return code(), [path for path in paths if not Path(path).exists()]
+
+
+def code() -> dict[str, str]:
+    """Versions of what computes here, and a digest of this project's code."""
+    root = Path(__file__).resolve().parent.parent
+    files = sorted(path for folder in ("sfc", "tune") for path in (root / folder).rglob("*.py"))
+    content = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
+    return {name: importlib.metadata.version(name) for name in ("torch", "ray")} | {"code": content}
 
 
 def slots(cpus: float, gpus: float) -> int:

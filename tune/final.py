@@ -171,7 +171,7 @@ def run_final(
     for i, (number, config) in enumerate(jobs):
         run = tracker.start(
             f"{name}/final/{digest(config.model_dump(mode='json'))[:8]}",
-            f"final {number:03d} seed {config.seed} {name}",
+            f"final {number} seed {config.seed} {name}",
             {"sfc.kind": "final", "sfc.study": name, "sfc.trial": str(number)},
             parent.info.run_id if parent else None,
         )

@@ -73,13 +73,15 @@ class Progress(Callback):
         else:
             what = f"stopped early at epoch {result.get('epoch', 0)}"
         study, budget = self.search.study, self.space.file.budget.trials
-        ranked, reference = complete(study), published(study)
-        parts = [f"trial {number}: {what}", f"{min(len(counted(study)), budget)}/{budget} done"]
+        done = counted(study)
+        ranked = complete(study, done)
+        reference = published(study, ranked)
+        parts = [f"trial {number}: {what}", f"{min(len(done), budget)}/{budget} done"]
         if ranked:
             parts.append(f"best {ranked[0].value:.4f} (trial {ranked[0].number})")
         if reference is not None:
             parts.append(f"published {reference[1]['value']:.4f}")
-        left = budget - len(counted(study))
+        left = budget - len(done)
         if left > 0:
             pace = (time.monotonic() - self.begin) / self.ended
             parts.append(f"about {duration(left * pace)} left")

@@ -1,85 +1,164 @@
-"""The engine on Ray: training by Ray Train on any number of workers, shards as Ray tasks."""
+"""The engine on Ray: training by Ray Train on any number of workers, shards as Ray tasks on every node."""
 
 from __future__ import annotations
 
+import faulthandler
+import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchTrainer, get_device
+from ray.train.torch import TorchConfig, TorchTrainer, get_device
+from ray.tune.integration.ray_train import TuneReportCallback
 
 from sfc.engine import Context, Item, Output
 from sfc.errors import Diverged, UserError
 
+log = logging.getLogger("sfc")
+
 REASON = "diverged.txt"
 RETRIES = 2
 """Times that a worker's death is answered by a restart from the last checkpoint."""
+TIMEOUT = 1800.0
+"""Seconds without a step, or for one shard, after which a worker counts as hung and is ended; its retry follows."""
+SAID = 30.0
+"""Seconds between two words on the progress of shards."""
+
+
+class Told(Protocol):
+    """What a trial wants to hear of a training whose workers are other processes: called on rank 0."""
+
+    rungs: list[int]
+    """Epochs at which it does."""
+
+    def __call__(self, metrics: dict[str, float], state: dict[str, Any]) -> dict[str, Any]:
+        """What goes to Tune, from an epoch's metrics and state."""
+
+
+def watch(timeout: float) -> None:
+    """End this process, with a trace of all its threads in its log, unless this is called again within `timeout`
+    seconds. It is a timer outside of Python, so it also ends a process that hangs in a library."""
+    faulthandler.dump_traceback_later(timeout, exit=True, file=sys.__stderr__)
+
+
+def node() -> str:
+    """How messages name this machine."""
+    return f"node {ray.util.get_node_ip_address()}"
 
 
 def _worker(given: dict[str, Any]) -> None:
     """What each worker of Ray Train runs."""
-    place, folder = ray.train.get_context(), Path(given["folder"])
+    place, folder, told = ray.train.get_context(), Path(given["folder"]), given["told"]
     if given["cpus"]:
         torch.set_num_threads(given["cpus"])
+    rank = place.get_world_rank()
+
+    def on_report(metrics: dict[str, float], state: dict[str, Any]) -> None:
+        if told is not None and int(metrics["epoch"]) in told.rungs:
+            ray.train.report(told(metrics, state) if rank == 0 else {})
+        watch(given["timeout"])
+
+    watch(given["timeout"])
     context = Context(
         folder,
-        rank=place.get_world_rank(),
+        rank=rank,
         world_size=place.get_world_size(),
         device=get_device(),
         loader_workers=min(8, given["cpus"]) if get_device().type == "cuda" else 0,
-        on_report=lambda metrics, _: ray.train.report(metrics),
+        on_report=on_report,
+        on_step=lambda: watch(given["timeout"]),
     )
     try:
         given["loop"](context, *given["arguments"])
     except Diverged as error:  # to start again would only diverge again
         (folder / REASON).write_text(str(error), encoding="utf-8")
+    except FileNotFoundError as error:
+        raise _not_here(error) from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
-def _task(function: Callable[[Item], Output], item: Item, threads: int) -> Output:
-    torch.set_num_threads(threads)
-    return function(item)
+def _not_here(error: FileNotFoundError) -> UserError:
+    return UserError(
+        f"{node()}: there is no {error.filename}. Every node needs the data, the results folder and the weights under "
+        "the same path (docs/cluster.md)"
+    )
+
+
+def _task(function: Callable[[Item], Output], item: Item, timeout: float) -> Output:
+    torch.set_num_threads(1)
+    watch(timeout)
+    try:
+        return function(item)
+    except FileNotFoundError as error:
+        raise _not_here(error) from error
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 class RayEngine:
     """Runs stages on the Ray cluster that this process is connected to.
 
+    A training has `workers` workers while the cluster holds them, and goes on from its last checkpoint with fewer when
+    a node is lost: the effective batch is the setting, so that its result does not depend on their number.
+
     Args:
-        workers: of a training; the effective batch is the setting, whatever their number.
+        workers: of a training.
         results: folder, seen by every node, for Ray Train's own files.
-        beside: runs that share the cluster's CPUs with this one.
+        beside: runs that share the cluster with this one.
+        gpus: of each worker; None: one where the cluster has any.
+        told: hears of a training's epochs, where this process is a trial's.
+        timeout: see TIMEOUT.
     """
 
-    def __init__(self, workers: int, results: Path, beside: int = 1) -> None:
+    def __init__(
+        self,
+        workers: int,
+        results: Path,
+        *,
+        beside: int = 1,
+        gpus: float | None = None,
+        told: Told | None = None,
+        timeout: float = TIMEOUT,
+    ) -> None:
         self.workers, self.results, self.beside = workers, results.absolute(), beside
-
-    def _resources(self) -> tuple[int, int]:
-        """CPUs and GPUs of the cluster."""
+        self.told, self.timeout = told, timeout
         there = ray.cluster_resources()
-        return int(there.get("CPU", 1)), int(there.get("GPU", 0))
+        self.cpus = int(there.get("CPU", 1))
+        self.gpus = gpus if gpus is not None else float(there.get("GPU", 0) > 0)
+        if workers > (there.get("GPU", 0) / self.gpus if self.gpus else self.cpus):
+            raise UserError(f"{workers} workers, but the cluster has {self.cpus} CPUs and {there.get('GPU', 0):g} GPUs")
 
     def train(self, loop: Callable[..., None], *args: Any, folder: Path) -> None:
         (folder / REASON).unlink(missing_ok=True)
-        all_cpus, gpus = self._resources()
-        if self.workers > (gpus or all_cpus):
-            raise UserError(f"{self.workers} workers, but the cluster has {all_cpus} CPUs and {gpus} GPUs")
-        cpus = 1 if gpus else max(1, all_cpus // (self.workers * self.beside))
+        cpus = 1 if self.gpus else max(1, self.cpus // (self.workers * self.beside))
+        given = {"loop": loop, "arguments": args, "folder": str(folder), "cpus": cpus}
+        # A trial itself holds a hundredth of a CPU: with whole ones the last of a full cluster would wait for ever.
+        share = cpus - 0.01 if self.told is not None and cpus == 1 else float(cpus)
+        resources = {"CPU": share} | ({"GPU": self.gpus} if self.gpus else {})
         trainer = TorchTrainer(
             _worker,
-            train_loop_config={"loop": loop, "arguments": args, "folder": str(folder), "cpus": cpus},
+            train_loop_config=given | {"told": self.told, "timeout": self.timeout},
             scaling_config=ScalingConfig(
-                num_workers=self.workers, use_gpu=bool(gpus), resources_per_worker={"CPU": cpus}
+                num_workers=(1, self.workers) if self.workers > 1 else 1,
+                use_gpu=bool(self.gpus),
+                resources_per_worker=resources,
             ),
+            torch_config=TorchConfig(timeout_s=int(self.timeout)),
             run_config=RunConfig(
                 # Our checkpoints lie in the stage's folder, so a run of Ray Train is never resumed by its name.
                 name=f"{folder.parent.name}-{folder.stem}-{os.getpid()}-{time.time_ns()}",
                 storage_path=str(self.results / "ray"),
                 failure_config=FailureConfig(max_failures=RETRIES),
+                callbacks=[TuneReportCallback()] if self.told is not None else [],
             ),
         )
         trainer.fit()
@@ -87,9 +166,35 @@ class RayEngine:
             raise Diverged((folder / REASON).read_text(encoding="utf-8"))
 
     def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
-        use_gpu = gpu and self._resources()[1] > 0
-        task = ray.remote(num_cpus=1, num_gpus=1 if use_gpu else 0)(_task)
-        shared = ray.put(function)
-        waiting = [task.remote(shared, item, 1) for item in items]
-        for reference in waiting:
-            yield ray.get(reference)
+        """As `Engine.map`. Twice as many shards as there are CPUs are under way, so that a large data set's results do
+        not fill the memory; a shard whose process or node died is done again."""
+        task = ray.remote(
+            num_cpus=1,
+            num_gpus=self.gpus if gpu else 0,
+            max_retries=RETRIES,
+            scheduling_strategy="SPREAD",  # also: not in the placement group of a trial that is this process
+        )(_task)
+        shared, items = ray.put(function), list(items)
+        left, window, said = iter(items), 2 * self.cpus, time.monotonic()
+        waiting = [task.remote(shared, item, self.timeout) for item in islice(left, window)]
+        for number in range(len(items)):
+            yield _result(waiting.pop(0))
+            waiting += [task.remote(shared, item, self.timeout) for item in islice(left, 1)]
+            if time.monotonic() - said > SAID:
+                said = time.monotonic()
+                log.info("%d of %d shards", number + 1, len(items))
+
+
+def _result(reference: ray.ObjectRef) -> Any:
+    """What a task returned; errors meant for people as they were raised."""
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
+    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+        raise UserError(
+            f"a process died {RETRIES + 1} times on the same shard: {str(error).splitlines()[0]} Its log is under "
+            "Ray's session folder (docs/cluster.md); what is finished stays"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -20,7 +21,7 @@ from sfc.pipeline import Pipeline, Until
 from sfc.settings import change_config
 from sfc.store import Address, Store, open_store
 from tune.cluster import slots
-from tune.ray_engine import RETRIES, RayEngine
+from tune.ray_engine import RETRIES, TIMEOUT, RayEngine, watch
 
 Run = dict[str, Any]
 """A configuration's `config` (as JSON, its threshold chosen) and the fields of its `Result`, folders as text; or
@@ -57,7 +58,11 @@ def run_config(config: Config, store: Address, engine: Engine, *, sweep: bool, p
 
 def _task(config: Config, store: Address, cpus: int, arguments: dict[str, Any]) -> Run:
     torch.set_num_threads(cpus)
-    return run_config(config, store, LocalEngine(cpus), **arguments)
+    watch(TIMEOUT)
+    try:
+        return run_config(config, store, LocalEngine(cpus, on_step=lambda: watch(TIMEOUT)), **arguments)
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def _outcome(reference: ray.ObjectRef, config: Config) -> Run:
@@ -115,7 +120,7 @@ def run_all(
         return
     with ThreadPoolExecutor(at_once) as pool:  # each waits for Ray, which does the work
         futures: dict[Future[Run], int] = {
-            pool.submit(run_config, config, store, RayEngine(workers, results, at_once), **arguments): i
+            pool.submit(run_config, config, store, RayEngine(workers, results, beside=at_once), **arguments): i
             for i, config in enumerate(configs)
         }
         for done in as_completed(futures):

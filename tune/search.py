@@ -11,7 +11,7 @@ import signal
 import sys
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import optuna
@@ -27,7 +27,7 @@ from sfc.pipeline import Pipeline
 from sfc.settings import dump_config
 from sfc.store import Address, open_store, store_address
 from tune.budget import outlook
-from tune.cluster import connect, slots
+from tune.cluster import check_nodes, connect, slots
 from tune.dry_run import show_plan
 from tune.final import best_config, run_final, show_final
 from tune.progress import Progress, show_edit, show_proxies, show_study
@@ -76,10 +76,12 @@ def run_trials(
     *,
     trials: int,
     deadline: float,
+    workers: int,
     gpus: float,
+    trainable: Callable[..., None] = run_trial,
 ) -> None:
-    """Run `trials` more trials of the study with Ray Tune."""
-    at_once = slots(1, gpus)
+    """Run `trials` more trials of the study with Ray Tune; `trainable` as `run_trial`."""
+    at_once = slots(workers, gpus)
     search = StudySearch(study, space, trials, deadline)
     asha, epochs = space.asha, space.base.classifier.epochs
     scheduler = (
@@ -94,10 +96,11 @@ def run_trials(
         if asha
         else FIFOScheduler()
     )
-    job = Job(space, store)
-    trainable = ray.tune.with_resources(functools.partial(run_trial, job=job), {"cpu": 1, "gpu": gpus})
+    job = Job(space, results, store, workers, gpus, at_once)
+    # The workers of a trial that has several are Ray Train's: the trial itself waits, and takes next to nothing.
+    resources = {"cpu": 1, "gpu": gpus} if workers == 1 else {"cpu": 0.01}
     tuner = Tuner(
-        trainable,
+        ray.tune.with_resources(functools.partial(trainable, job=job), resources),
         tune_config=TuneConfig(
             search_alg=search,
             scheduler=scheduler,
@@ -145,8 +148,9 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         if edit:
             show_edit(console, edit)
         connect(given.address)
-        slots(1, given.gpus_per_trial)
+        slots(given.workers_per_trial, given.gpus_per_trial)
         slots(given.workers, 0)
+        check_nodes([space.base.data.root, str(given.results)])
         tracker = Tracker(tracking_uri(given.results), given.results)
         found = versions() | {"data.fingerprint": pipeline.train.fingerprint}
         command = f"python tune/search.py {shlex.join(given.words)}"
@@ -171,6 +175,7 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
                 console,
                 trials=left,
                 deadline=deadline,
+                workers=given.workers_per_trial,
                 gpus=given.gpus_per_trial,
             )
         logger.catch_up()
@@ -187,13 +192,14 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             tracker.end(parent, failed=True)
             return 1
         tracker.text(parent, dump_config(best_config(study)), "best.yaml")
-        best = complete(study)[0]
-        tracker.best(parent, best.number, values_of(best), best.user_attrs)
         if final:
             finals = run_final(
                 study, given.results, tracker, console, store=store, workers=given.workers, address=given.address
             )
             show_final(console, finals)
+        else:
+            best = complete(study)[0]
+            tracker.best(parent, best.number, values_of(best), best.user_attrs)
         tracker.end(parent)
         console.print(f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:", soft_wrap=True)
         console.print(f"  mlflow ui --backend-store-uri {tracking_uri(given.results)}", soft_wrap=True)
@@ -208,7 +214,8 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--trials", type=int, help="in all, instead of the space's budget")
     parser.add_argument("--time", help="such as 20m: no trial starts after it")
     parser.add_argument("--workers", type=int, default=1, help="of the final's trainings (Ray Train)")
-    parser.add_argument("--gpus-per-trial", type=float, default=0.0)
+    parser.add_argument("--workers-per-trial", type=int, default=1, help="of each trial's training (Ray Train)")
+    parser.add_argument("--gpus-per-trial", type=float, default=0.0, help="such as 0.5: two trials share a GPU")
     parser.add_argument("--study", help="its name; by default made from the space's name and content")
     parser.add_argument("--address", help="of a Ray cluster, such as auto")
     parser.add_argument("--results", type=results_folder, default="results", help="where everything is written")

@@ -14,6 +14,7 @@ from ray.tune.search import Searcher
 from ray.tune.search.optuna import OptunaSearch
 
 from tune.space import Space
+from tune.storage import set_attrs
 
 
 class StudySearch(OptunaSearch):
@@ -28,6 +29,7 @@ class StudySearch(OptunaSearch):
 
     def __init__(self, study: optuna.Study, space: Space, trials: int, deadline: float = math.inf) -> None:
         self.searched, self.left, self.deadline = space, trials, deadline
+        self.started: dict[str, float] = {}
         super().__init__(
             space.suggest,
             metric="objective",
@@ -57,7 +59,7 @@ class StudySearch(OptunaSearch):
         self.left -= 1
         trial = self._ot_trials[trial_id] = self.study.ask()
         chosen = self.searched.suggest(trial)
-        trial.set_user_attr("started", time.time())
+        self.started[trial_id] = time.time()
         return {"number": trial.number, "changes": json.dumps(chosen)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
@@ -71,19 +73,20 @@ class StudySearch(OptunaSearch):
         failed = error or result.get("failed")
         if time.monotonic() > self.deadline and not failed and not result.get("complete"):
             return
-        self.on_trial_result(trial_id, result)  # Tune does not tell the result at which it stops a trial by itself
+        begin = self.started.pop(trial_id)
+        found: dict[str, Any] = {"started": begin, "seconds": round(time.time() - begin, 2)}
         state, value = TrialState.PRUNED, None
         if failed:
             state = TrialState.FAIL
-            trial.set_user_attr("reason", result.get("failed") or "the trial's process died; see its log")
+            found["reason"] = result.get("failed") or "the trial's process died; see its log"
         elif result.get("complete"):
             state, value = TrialState.COMPLETE, result["objective"]
-            for name, found in json.loads(result["found"]).items():
-                trial.set_user_attr(name, found)
+            found |= json.loads(result["found"])
         if state == TrialState.PRUNED:
-            trial.set_user_attr("history", json.loads(result.get("history", "[]")))
-        trial.set_user_attr("epoch", result.get("epoch", 0))
-        trial.set_user_attr("seconds", round(time.time() - trial.user_attrs["started"], 2))
-        trial.set_user_attr("outcome", [state.name, value])  # killed between here and `tell`: `repair` tells it
+            self.on_trial_result(trial_id, result)  # Tune does not tell the result at which it stops a trial by itself
+            found["history"] = json.loads(result.get("history", "[]"))
+        found["epoch"] = result.get("epoch", 0)
+        found["outcome"] = [state.name, value]  # killed between here and `tell`: `repair` tells it
+        set_attrs(trial, found)
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.study.tell(trial, value, state=state)

@@ -16,6 +16,8 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
+from optuna.storages._rdb import models
+from optuna.storages._rdb.storage import RDBStorage, _create_scoped_session
 from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -59,17 +61,17 @@ def writable(folder: Path) -> Iterator[None]:
 
 
 def check_database(path: Path) -> None:
-    """See that a SQLite file can be read, before anything writes to it.
+    """See that a SQLite file can be read, before anything writes to it; one that is missing is made.
 
     Raises:
         UserError: it is broken; a copy is put beside it and the file itself left alone. Or another process holds it.
     """
-    if not path.is_file():
-        return
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as database:
             [found] = database.execute("PRAGMA quick_check(1)").fetchone()
             database.execute("BEGIN IMMEDIATE").connection.rollback()
+            if found == "ok":  # a commit waits for the disk once, and readers do not block it
+                database.execute("PRAGMA journal_mode=WAL")
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):
             raise UserError(f"the database {path} can't be opened: {error}") from None
@@ -111,3 +113,17 @@ def storage_at(results: Path) -> optuna.storages.BaseStorage:
             return optuna.storages.RDBStorage(address, engine_kwargs=arguments)
     except (SQLAlchemyError, ImportError) as error:  # the address may hold a password, and so may the message
         raise UserError(f"the storage that {STORAGE} names can't be opened ({type(error).__name__})") from None
+
+
+def set_attrs(trial: optuna.Trial, values: dict[str, Any]) -> None:
+    """User attributes of a running trial: in a database all or none, by one commit where Optuna makes one for each."""
+    database = getattr(trial.storage, "_backend", None)
+    if not isinstance(database, RDBStorage):
+        for name, value in values.items():
+            trial.set_user_attr(name, value)
+        return
+    with _create_scoped_session(database.scoped_session) as session:
+        for name, value in values.items():
+            database._set_trial_attr_without_commit(
+                session, models.TrialUserAttributeModel, trial._trial_id, name, value
+            )

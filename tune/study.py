@@ -192,10 +192,15 @@ def counted(study: optuna.Study) -> list[FrozenTrial]:
     ]
 
 
-def complete(study: optuna.Study) -> list[FrozenTrial]:
-    """Trials that ran in full, best first; only they are ranked."""
-    done = [t for t in study.get_trials(deepcopy=False) if t.state == TrialState.COMPLETE]
-    return sorted(done, key=lambda t: -(t.value or 0.0))
+def complete(study: optuna.Study, done: list[FrozenTrial] | None = None) -> list[FrozenTrial]:
+    """Trials that ran in full, best first; only they are ranked.
+
+    Args:
+        done: `counted(study)`, where it is at hand.
+    """
+    trials = counted(study) if done is None else done
+    full = [t for t in trials if t.state == TrialState.COMPLETE]
+    return sorted(full, key=lambda t: -(t.value or 0.0))
 
 
 def in_time(trials: list[FrozenTrial]) -> list[FrozenTrial]:
@@ -215,9 +220,13 @@ def proxies(study: optuna.Study) -> dict[str, Interval]:
     }
 
 
-def published(study: optuna.Study) -> tuple[FrozenTrial, dict[str, Any]] | None:
+def published(study: optuna.Study, ranked: list[FrozenTrial] | None = None) -> tuple[FrozenTrial, dict] | None:
     """The complete trial with the published outer settings, and of its inner trials the one with the published
-    settings of the later stages: `values`, `value`, `metrics`. None if there is none yet."""
+    settings of the later stages: `values`, `value`, `metrics`. None if there is none yet.
+
+    Args:
+        ranked: `complete(study)`, where it is at hand.
+    """
     wanted = study.user_attrs["published"]
-    trial = next((t for t in complete(study) if t.params == wanted), None)
+    trial = next((t for t in (complete(study) if ranked is None else ranked) if t.params == wanted), None)
     return (trial, trial.user_attrs["inner"][0]) if trial else None

@@ -21,8 +21,6 @@ from sfc.config import Config
 from tune.storage import check_database
 
 EXPERIMENT = "sfc"
-KIND = {"mlflow.experimentKind": "custom_model_development", "mlflow.experiment.primaryMetric.name": "seed/best_miou"}
-"""Tags by which MLflow's pages open at training runs instead of at traces of language models, and draw this metric."""
 LIMIT = 6000
 """Characters of a parameter that MLflow keeps."""
 
@@ -82,7 +80,7 @@ class Tracker:
         found = self.client.get_experiment_by_name(EXPERIMENT)
         if found is None:
             place = (results / "mlflow-artifacts").absolute().as_uri() if uri.startswith("sqlite") else None
-            self.experiment = self.client.create_experiment(EXPERIMENT, artifact_location=place, tags=KIND)
+            self.experiment = self.client.create_experiment(EXPERIMENT, artifact_location=place)
         else:
             self.experiment = found.experiment_id
 
@@ -95,12 +93,20 @@ class Tracker:
         """The id of the run of a key, running from now."""
         run = self.find(key)
         if run is None:
-            tags = {"sfc.key": key, MLFLOW_RUN_NAME: name, **tags}
-            if parent:
-                tags[MLFLOW_PARENT_RUN_ID] = parent
-            return self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
-        self.client.update_run(run.info.run_id, status="RUNNING")
+            return self.create(key, name, tags, parent)
+        self.reopen(run.info.run_id)
         return run.info.run_id
+
+    def reopen(self, run: str) -> None:
+        """The run goes on."""
+        self.client.update_run(run, status="RUNNING")
+
+    def create(self, key: str, name: str, tags: dict[str, str], parent: str | None = None) -> str:
+        """The id of a new run; for a key of which the caller knows that it has none."""
+        tags = {"sfc.key": key, MLFLOW_RUN_NAME: name, **tags}
+        if parent:
+            tags[MLFLOW_PARENT_RUN_ID] = parent
+        return self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
 
     def best(self, parent: str, trial: int, values: dict[str, Any], found: dict[str, Any]) -> None:
         """What a search found, on its own run: two studies then compare under the names that their trials have. Its
@@ -110,7 +116,7 @@ class Tracker:
             parent: run of the search.
             trial: number of the best one.
             values: its settings that varied.
-            found: `metrics` and `supervision` of it, or of its final run.
+            found: `metrics` and `supervision` of one run: of its final one, or without a final of the trial.
         """
         tags = {"sfc.best": str(trial), **{f"best.{name}": str(value)[:LIMIT] for name, value in values.items()}}
         self.log(parent, metrics=found["metrics"], tags=tags | masks_seen(found.get("supervision", {})))

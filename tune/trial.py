@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import tempfile
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from sfc.pipeline import Pipeline, Result
 from sfc.stages import cam, proxy, seed
 from sfc.store import Address, open_store
 from tune.parameter import Value
+from tune.ray_engine import TIMEOUT, RayEngine, watch
 from tune.sampler import make_sampler
 from tune.space import Objective, Space
 
@@ -30,8 +32,30 @@ class Job:
     """What all trials of a search share."""
 
     space: Space
+    results: Path
+    """Folder for Ray Train's own files, seen by every node."""
     store: Address
-    cpus: int = 1
+    workers: int = 1
+    """Of each training: 1 trains in the trial's own process, more are Ray Train's."""
+    gpus: float = 0.0
+    """Of each trial."""
+    at_once: int = 1
+    """Trials that run at the same time."""
+
+
+@dataclass(frozen=True)
+class Previewer:
+    """What a trial tells Tune at a rung, wherever its training runs."""
+
+    space: Space
+    store: Address
+    chosen: dict[str, Value]
+    rungs: list[int]
+
+    def __call__(self, metrics: dict[str, float], state: dict[str, Any]) -> dict[str, Any]:
+        pipeline = Pipeline(self.space.config(self.chosen), open_store(self.store), LocalEngine(1))
+        value = preview(pipeline, self.space.file.objective, state)
+        return {"objective": value, "epoch": int(metrics["epoch"]), "history": json.dumps(state["history"])}
 
 
 def collect(pipeline: Pipeline, result: Result, what: str) -> None:
@@ -128,26 +152,39 @@ def run_trial(given: dict[str, Any], *, job: Job) -> None:
         given: the trial's `number` and its `changes` (JSON).
         job: the rest.
     """
-    torch.set_num_threads(job.cpus)
+    torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, chosen = job.space, json.loads(given["changes"])
     config = space.config(chosen)
-    rungs = space.rungs(config)
+    told = Previewer(space, job.store, chosen, space.rungs(config))
     last = {"epoch": 0}
 
     def on_epoch(metrics: dict[str, float], state: dict[str, Any]) -> None:
         last["epoch"] = int(metrics["epoch"])
-        if last["epoch"] in rungs:
-            value = preview(pipeline, space.file.objective, state)
-            ray.tune.report({"objective": value, "epoch": last["epoch"], "history": json.dumps(state["history"])})
+        if last["epoch"] in told.rungs:
+            ray.tune.report(told(metrics, state))
+        watch(TIMEOUT)
 
-    engine: Engine = LocalEngine(job.cpus, on_epoch)
-    pipeline = Pipeline(config, open_store(job.store), engine)
+    watch(TIMEOUT)
     try:
+        if job.workers == 1:
+            engine: Engine = LocalEngine(1, on_epoch, on_step=lambda: watch(TIMEOUT))
+        else:
+            faulthandler.cancel_dump_traceback_later()  # its workers watch themselves
+            gpus = job.gpus / job.workers
+            engine = RayEngine(job.workers, job.results, beside=job.at_once, gpus=gpus, told=told)
+        pipeline = Pipeline(config, open_store(job.store), engine)
         tried = search_inner(pipeline, space, chosen, given["number"])
+        report = finished(pipeline, space, chosen, tried)
     except Diverged as error:
-        ray.tune.report({"objective": float("nan"), "epoch": last["epoch"], "failed": str(error)})
-        return
+        report = {"objective": float("nan"), "epoch": last["epoch"], "failed": str(error)}
+    finally:
+        faulthandler.cancel_dump_traceback_later()
+    ray.tune.report(report)
+
+
+def finished(pipeline: Pipeline, space: Space, chosen: dict[str, Value], tried: list[dict[str, Any]]) -> dict[str, Any]:
+    """What a complete trial tells Tune: the best of its inner trials, and all that the study keeps of it, as JSON."""
     best = max(tried, key=lambda t: t["value"])
     settings = {**chosen, **best["values"]}
     chosen_pipeline = pipeline.changed(space.config(settings))
@@ -159,8 +196,7 @@ def run_trial(given: dict[str, Any], *, job: Job) -> None:
         "supervision": result.supervision,
         "iou": result.iou,
         "history": json.loads((pipeline.classifier() / "history.json").read_text(encoding="utf-8")),
-        "maps": str(chosen_pipeline.cam(config.data.select)),
+        "maps": str(chosen_pipeline.cam(pipeline.config.data.select)),
     }
-    ray.tune.report(
-        {"objective": best["value"], "epoch": config.classifier.epochs, "complete": True, "found": json.dumps(found)}
-    )
+    epochs = pipeline.config.classifier.epochs
+    return {"objective": best["value"], "epoch": epochs, "complete": True, "found": json.dumps(found)}

@@ -13,8 +13,8 @@ from sfc.config import Config
 from sfc.errors import UserError
 from sfc.settings import absolute, change_config, load_config
 from tests.tune.conftest import ROOT, TINY, command
-from tune.ablate import changes_of, check_data, main, run_arm
-from tune.study import storage_at
+from tune.ablate import changes_of, check_data, main
+from tune.storage import storage_at
 from tune.tracking import EXPERIMENT, tracking_uri
 
 PLAN = """
@@ -107,24 +107,6 @@ def tiny(tmp_path: Path) -> Config:
     return absolute(load_config("synthetic.yaml", [f"data.root={tmp_path / 'data'}", "classifier.epochs=1", *TINY[1:]]))
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
-    config = tiny(tmp_path)
-    first, again = (run_arm(config, tmp_path / name) for name in ("one", "two"))
-    assert first["metrics"] == again["metrics"] and first["iou"] == again["iou"]
-    assert not {str(tmp_path / "one")} & {str(Path(p).parents[1]) for p in again["folders"].values()}
-    assert first["metrics"]["val/miou"] > 0
-    other = run_arm(change_config(config, {"seed": 99}), tmp_path / "one", "seed")
-    assert other["metrics"]["seed_val/miou"] != first["metrics"]["seed_val/miou"]
-
-
-def test_until_says_how_far_an_arm_goes(tmp_path: Path) -> None:
-    config = tiny(tmp_path)
-    found = run_arm(config, tmp_path / "store", "seed")
-    assert set(found["folders"]) == {"seed", "seed_val"}
-    assert not (tmp_path / "store" / "pseudo").exists()
-    assert found["supervision"]["seed_val/miou"] == "held-out masks"
-
-
 def test_changes_are_those_to_the_first_arm() -> None:
     base = load_config("synthetic.yaml")
     arms = {
@@ -166,7 +148,7 @@ def test_a_select_split_without_masks_is_refused(tmp_path: Path, voc) -> None:
 def test_wrong_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], said: str) -> None:
     import optuna
 
-    optuna.create_study(study_name="known", storage=storage_at(tmp_path))
+    optuna.create_study(study_name="known", storage=storage_at(tmp_path)).set_user_attr("identity", {})
     assert main([*words, "--results", str(tmp_path)]) == 2
     error = capsys.readouterr().err
     assert said in error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,15 +11,18 @@ from rich.console import Console
 
 from sfc.config import Config
 from sfc.engine import LocalEngine
-from sfc.pipeline import Pipeline
+from sfc.pipeline import Pipeline, Result
 from sfc.settings import change_config, load_config
 from sfc.store import MANIFEST, Store
 from tests.tune.conftest import TINY
 from tune import budget
 from tune.budget import Estimate, Row, Work, estimate, outlook, show, units
-from tune.trial import objective_of
+from tune.trial import collect
 
-TRIAL = partial(objective_of, metric="seed/best_miou")
+
+def trial(pipeline: Pipeline) -> None:
+    """What a trial asks for."""
+    collect(pipeline, Result(), "seed")
 
 
 @pytest.fixture(scope="module")
@@ -83,15 +85,15 @@ def test_only_what_a_change_touches_is_to_run(config: Config, store: Store) -> N
 
 def test_time_grows_with_epochs_and_other_settings_are_said_to_be_rough(config: Config, store: Store) -> None:
     once, twice = (
-        rows(estimate([Work(change_config(config, {"seed": 11, "classifier.epochs": n}), TRIAL)], store))
+        rows(estimate([Work(change_config(config, {"seed": 11, "classifier.epochs": n}), trial)], store))
         for n in (3, 6)
     )
     assert twice["classifier"].seconds == pytest.approx(2 * once["classifier"].seconds)
     assert twice["classifier"].bytes == once["classifier"].bytes
     assert "rough" not in once["classifier"].basis
-    other = rows(estimate([Work(change_config(config, {"cam.mirror": False}), TRIAL)], store))
+    other = rows(estimate([Work(change_config(config, {"cam.mirror": False}), trial)], store))
     assert "rough" in other["cam"].basis and "rough" not in other["seed"].basis
-    data = rows(estimate([Work(change_config(config, {"data.synthetic.seed": 1}), TRIAL)], store))
+    data = rows(estimate([Work(change_config(config, {"data.synthetic.seed": 1}), trial)], store))
     assert all("rough" in row.basis for row in data.values())
 
 
@@ -105,7 +107,7 @@ def test_units_of_trainings_are_the_images_that_they_see() -> None:
 
 
 def test_more_trials_never_cost_less_and_what_they_share_counts_once(config: Config, store: Store) -> None:
-    trials = [Work(change_config(config, {"seed": 20 + i // 2, "pseudo.fusion": 0.1 * i}), TRIAL) for i in range(6)]
+    trials = [Work(change_config(config, {"seed": 20 + i // 2, "pseudo.fusion": 0.1 * i}), trial) for i in range(6)]
     found = [estimate(trials[:n], store) for n in range(1, 7)]
     assert [e.seconds for e in found] == sorted(e.seconds for e in found)
     assert [e.bytes for e in found] == sorted(e.bytes for e in found)
@@ -115,19 +117,19 @@ def test_more_trials_never_cost_less_and_what_they_share_counts_once(config: Con
 
 
 def test_slots_divide_what_can_be_divided(config: Config, store: Store) -> None:
-    trials = [Work(change_config(config, {"seed": 30 + i}), TRIAL) for i in range(4)]
+    trials = [Work(change_config(config, {"seed": 30 + i}), trial) for i in range(4)]
     one, two, many = (estimate(trials, store, n) for n in (1, 2, 100))
     assert two.seconds == pytest.approx(one.seconds / 2) and one.bytes == two.bytes == many.bytes
     assert many.seconds == pytest.approx(one.seconds / 4)  # a trial itself is not divided
-    last = Work(change_config(config, {"seed": 40}), TRIAL, alone=True)
+    last = Work(change_config(config, {"seed": 40}), trial, alone=True)
     assert estimate([*trials, last], store, 4).seconds == pytest.approx(2 * many.seconds)
 
 
 def test_an_empty_store_is_answered_by_measuring_and_stays_empty(config: Config, tmp_path: Path) -> None:
     empty = Store(tmp_path / "store")
     nan_prone = change_config(config, {"classifier.lr": 1e30})
-    found = estimate([Work(nan_prone, TRIAL), Work(config, alone=True)], empty)
-    assert outputs(empty) == {} and {path.name for path in empty.root.iterdir()} <= {"version.json", "readable"}
+    found = estimate([Work(nan_prone, trial), Work(config, alone=True)], empty)
+    assert outputs(empty) == {} and {path.name for path in empty.root.iterdir()} <= {"version.json", "version.lock", "readable"}
     assert rows(found)["classifier"].basis == "measured just now on 16 images"
     assert all(row.needed and row.seconds > 0 and row.basis.startswith("measured just now on") for row in found.rows)
     assert {"classifier", "cam", "seed", "pseudo", "segmentation", "evaluation"} == set(rows(found))
@@ -143,13 +145,13 @@ def test_a_stage_that_was_never_run_is_measured_and_the_others_are_not(config: C
 
 def test_manifests_from_before_are_read_and_give_no_times(config: Config, tmp_path: Path) -> None:
     old = Store(tmp_path)
-    TRIAL(Pipeline(config, old, LocalEngine(1)))
+    trial(Pipeline(config, old, LocalEngine(1)))
     for path in tmp_path.glob(f"*/*/{MANIFEST}"):
         manifest = json.loads(path.read_text())
         del manifest["bytes"], manifest["images"]
         path.write_text(json.dumps(manifest))
-    assert estimate([Work(config, TRIAL)], old).seconds == 0
-    found = estimate([Work(change_config(config, {"seed": 11}), TRIAL)], old)
+    assert estimate([Work(config, trial)], old).seconds == 0
+    found = estimate([Work(change_config(config, {"seed": 11}), trial)], old)
     assert all(row.basis.startswith("measured just now") for row in found.rows)
 
 

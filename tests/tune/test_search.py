@@ -107,6 +107,9 @@ def test_the_main_job_survives_interruptions_and_does_nothing_twice(tmp_path: Pa
     [final] = [r for r in runs(results) if r.data.tags.get("sfc.kept") == "True"]
     assert 0 <= final.data.metrics["val/miou"] <= 1
     assert final.data.tags["supervision.val/miou"] == "held-out masks"
+    [parent] = [r for r in runs(results) if r.data.tags["sfc.kind"] == "search"]
+    assert parent.data.metrics.items() <= final.data.metrics.items() and "val/miou" in parent.data.metrics
+    assert parent.data.tags["sfc.best"] == final.data.tags["sfc.trial"]
 
     before = len(runs(results))
     process = search(tmp_path, space_file)

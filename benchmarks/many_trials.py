@@ -1,0 +1,145 @@
+"""What the driver costs a trial: python benchmarks/many_trials.py. 1,000 trials that do no work, by the real search.
+
+Prints wall seconds a trial and the driver's part of them, growth of the driver's memory from trial 100 on, and seconds
+until the finished study is open again. Exit code 1 where one is over its bound.
+"""
+
+import argparse
+import functools
+import json
+import math
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import optuna
+import psutil
+import ray
+from rich.console import Console
+
+from benchmarks.common import machine, verdict
+from sfc.pipeline import Pipeline
+from sfc.store import Store
+from tune.cluster import connect
+from tune.progress import Progress
+from tune.search import run_trials
+from tune.searcher import StudySearch
+from tune.space import load_space
+from tune.study import complete, open_study
+from tune.tracking import Tracker, tracking_uri
+from tune.trial import Job
+from tune.trial_log import TrialLogger
+
+SPACE = """
+base: synthetic.yaml
+parameters:
+  classifier.prototype_weight: {uniform: [0.0, 2.0]}
+  classifier.scale_weight: {uniform: [0.0, 2.0]}
+  classifier.warmup: {uniform: [0.0, 0.5]}
+  pseudo.fusion: {uniform: [0.0, 1.0]}
+published: {classifier.prototype_weight: 1.6, classifier.scale_weight: 1.6, classifier.warmup: 0.1, pseudo.fusion: 0.7}
+asha: null
+budget: {trials: %d, inner: 0}
+"""
+PARTS = ("best_miou", "best_head", "best_medium", "best_tail", "best_threshold", "miou", "precision", "recall")
+
+
+def no_work(given: dict[str, Any], *, job: Job) -> None:
+    """Reports at once what a complete trial reports."""
+    chosen = json.loads(given["changes"])
+    value = 1 - sum((v - 0.4) ** 2 for v in chosen.values()) / 10
+    metrics = {f"seed/{part}": value for part in PARTS}
+    found = {
+        "settings": chosen,
+        "inner": [{"values": {}, "value": value, "metrics": metrics}],
+        "metrics": metrics,
+        "supervision": dict.fromkeys(metrics, "same masks"),
+        "iou": {"seed": [value] * 21},
+        "history": [{"epoch": epoch, "total": 1 / epoch, "lr": 0.1 / epoch} for epoch in range(1, 11)],
+        "maps": "-",
+    }
+    ray.tune.report({"objective": value, "epoch": 10, "complete": True, "found": json.dumps(found)})
+
+
+class Watch:
+    """Seconds in methods of the driver, and its memory (bytes) at each trial's end."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.memory: list[int] = []
+
+    def time(self, part: str, kind: type, *names: str) -> None:
+        for name in names:
+            setattr(kind, name, self._timed(part, getattr(kind, name)))
+
+    def _timed(self, part: str, method: Any) -> Any:
+        @functools.wraps(method)
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            begin = time.perf_counter()
+            found = method(*args, **kwargs)
+            self.seconds[part] += time.perf_counter() - begin
+            if method.__qualname__ == "Progress.on_trial_complete":
+                self.memory.append(psutil.Process().memory_info().rss)
+            return found
+
+        return timed
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--trials", type=int, default=1000)
+    trials = parser.parse_args().trials
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    watch = Watch()
+    watch.time("Optuna, settings", StudySearch, "suggest")
+    watch.time("Optuna, results", StudySearch, "on_trial_result", "on_trial_complete")
+    watch.time("MLflow, in its thread", TrialLogger, "_begin", "_end")
+    watch.time("lines printed", Progress, "on_trial_start", "on_trial_complete")
+    with tempfile.TemporaryDirectory() as name:
+        results = Path(name)
+        (results / "space.yaml").write_text(SPACE % trials, encoding="utf-8")
+        space = load_space(str(results / "space.yaml"))
+        store = Store(results / "store")
+        data = Pipeline(space.base, store, engine=None).data  # type: ignore[arg-type]
+        connect()
+        tracker = Tracker(tracking_uri(results), results)
+        study, _ = open_study("s", space, results)
+        parent = tracker.start("s", "s", {"sfc.kind": "search", "sfc.study": "s"})
+        logger = TrialLogger(tracker, study, space, parent, data, store)
+        with (results / "output").open("w") as output:
+            begin = time.perf_counter()
+            console = Console(file=output)
+            left = {"trials": trials, "deadline": math.inf, "gpus": 0, "trainable": no_work}
+            run_trials(study, space, results, store.root, logger, console, **left)
+            logger.finish()
+            wall = time.perf_counter() - begin
+        ray.shutdown()
+
+        begin = time.perf_counter()
+        study, _ = open_study("s", space, results)
+        tracker = Tracker(tracking_uri(results), results)
+        logger = TrialLogger(tracker, study, space, parent, data, store)
+        logger.catch_up()
+        logger.finish()
+        continued = time.perf_counter() - begin
+        assert len(complete(study)) == trials
+    print(f"{machine()}, {trials} trials of no work")
+    for part, seconds in watch.seconds.items():
+        print(f"  {part}: {1000 * seconds / trials:.1f} ms a trial")
+    rest = wall - sum(seconds for part, seconds in watch.seconds.items() if "thread" not in part)
+    print(f"  Ray Tune and the trial's process: {1000 * rest / trials:.1f} ms a trial, start and end included")
+    found = [
+        ("driver overhead, ms a trial", 1000 * wall / trials, 100.0),
+        ("memory growth from trial 100 on, MB", (watch.memory[-1] - watch.memory[min(99, trials // 2)]) / 2**20, 200.0),
+        ("finished study continued after, s", continued, 10.0),
+    ]
+    for line in found:
+        print(verdict(*line))
+    return int(any(value > bound for _, value, bound in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
