@@ -102,18 +102,18 @@ def main() -> int:
         results = Path(name)
         (results / "space.yaml").write_text(SPACE % trials, encoding="utf-8")
         space = load_space(str(results / "space.yaml"))
-        data = Pipeline(space.base, Store(results / "store"), engine=None).data  # type: ignore[arg-type]
+        store = Store(results / "store")
+        data = Pipeline(space.base, store, engine=None).data  # type: ignore[arg-type]
         connect()
         tracker = Tracker(tracking_uri(results), results)
         study, _ = open_study("s", space, results)
         parent = tracker.start("s", "s", {"sfc.kind": "search", "sfc.study": "s"})
-        logger = TrialLogger(tracker, study, space, parent, data)
+        logger = TrialLogger(tracker, study, space, parent, data, store)
         with (results / "output").open("w") as output:
             begin, cpu = time.perf_counter(), time.process_time()
             console = Console(file=output)
-            run_trials(
-                study, space, results, logger, console, trials=trials, deadline=math.inf, gpus=0, trainable=no_work
-            )
+            left = {"trials": trials, "deadline": math.inf, "gpus": 0, "trainable": no_work}
+            run_trials(study, space, results, store.root, logger, console, **left)
             logger.finish()
             wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
         ray.shutdown()
@@ -121,7 +121,7 @@ def main() -> int:
         begin = time.perf_counter()
         study, _ = open_study("s", space, results)
         tracker = Tracker(tracking_uri(results), results)
-        logger = TrialLogger(tracker, study, space, parent, data)
+        logger = TrialLogger(tracker, study, space, parent, data, store)
         logger.catch_up()
         logger.finish()
         continued = time.perf_counter() - begin

@@ -20,6 +20,7 @@ if TYPE_CHECKING:  # commands import what they need: `show` without torch
     import numpy as np
 
     from sfc.data import Dataset
+    from sfc.store import Address
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -42,7 +43,7 @@ def set_up_logging() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _run(config: Config, store: str | Path) -> int:
+def _run(config: Config, store: Address) -> int:
     from sfc.engine import LocalEngine
     from sfc.pipeline import Pipeline
     from sfc.store import open_store

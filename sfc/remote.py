@@ -124,11 +124,7 @@ class RemoteStore(Store):
 
     def __init__(self, address: str, cache: Path, expiry: float = EXPIRY) -> None:
         self.bucket, self.expiry = Bucket(address), expiry
-        if (found := self.bucket.read(VERSION)) is None:
-            version = {"settings": SETTINGS_VERSION, "id": uuid.uuid4().hex}
-            self.bucket.write(VERSION, json.dumps(version).encode())
-            found = self.bucket.read(VERSION)  # of two that make it at once, the second's stays
-        version = json.loads(found or b"{}")
+        version = self._version()
         check_version(self.bucket.address, version)
         super().__init__(cache / version["id"])  # a bucket that was emptied and filled anew has another cache
         who = self.root / "who"
@@ -137,6 +133,15 @@ class RemoteStore(Store):
                 write_atomic(who, uuid.uuid4().hex)
         # The cache's locks let one process work on a key: an older claim of the same owner is a dead one's.
         self.who = f"{socket.gethostname()}-{who.read_text(encoding='utf-8')}"
+
+    def _version(self) -> dict[str, Any]:
+        """What the bucket says of the store; said now, by one, where it is new."""
+        if (found := self.bucket.read(VERSION)) is None:
+            with claimed(self.bucket, "version", uuid.uuid4().hex, self.expiry):
+                if (found := self.bucket.read(VERSION)) is None:
+                    found = json.dumps({"settings": SETTINGS_VERSION, "id": uuid.uuid4().hex}).encode()
+                    self.bucket.write(VERSION, found)
+        return json.loads(found)
 
     def _read(self, stage: str, key: str) -> dict[str, Any] | None:
         """The manifest of an output that the bucket has."""

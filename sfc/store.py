@@ -27,6 +27,11 @@ Address = str | Path
 """A folder, or `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`: what every process on every node can open a store by."""
 
 
+def store_address(text: str) -> Address:
+    """What a command line names a store by; a folder becomes absolute, since workers stand in other folders."""
+    return text if "://" in text else Path(text).absolute()
+
+
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive lock on a file; it is freed when the process ends, however it ends.
@@ -166,6 +171,12 @@ class Store:
     def fetch(self, stage: str, key: str) -> bool:
         """Whether that output is finished; then it is in its folder on this machine."""
         return self.has(stage, key)
+
+    def local(self, folder: Path) -> Path | None:
+        """The finished folder on this machine of an output that any machine names by its own; None: there is none."""
+        if len(folder.parts) < 2 or not self.fetch(*folder.parts[-2:]):
+            return None
+        return self.folder(*folder.parts[-2:])
 
     def get(self, stage: str, key: str, identity: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Path:
         """The finished folder of a stage, built now if need be.

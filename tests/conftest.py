@@ -1,8 +1,11 @@
-"""Small data for every test: a generated set and a factory of folders in VOC layout."""
+"""For every test: a small generated set, a factory of folders in VOC layout, an S3 server on this machine."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+import re
+import urllib.request
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -69,3 +72,32 @@ def voc(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return make
+
+
+@pytest.fixture(scope="session")
+def s3_server() -> Iterator[str]:
+    """Address of an S3 server."""
+    from moto.server import ThreadedMotoServer  # seconds, which most tests need not wait
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    yield f"http://{host}:{port}"
+    running.stop()
+
+
+@pytest.fixture
+def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
+    """Address of a store in a new bucket, which this process and its children can reach."""
+    for name, value in {
+        "AWS_ENDPOINT_URL": s3_server,
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "very-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+    }.items():
+        monkeypatch.setenv(name, value)
+    bucket = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[-60:].strip("-")
+    with urllib.request.urlopen(urllib.request.Request(f"{s3_server}/{bucket}", method="PUT")):
+        return f"s3://{bucket}/a/store"

@@ -25,7 +25,7 @@ from sfc.engine import LocalEngine
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.settings import EXPERIMENTS, absolute, change_config, find_file, load_config, parse_override
-from sfc.store import Store, digest, write_atomic
+from sfc.store import Address, digest, open_store, store_address, write_atomic
 from tune import tables
 from tune.cluster import connect
 from tune.final import best_config
@@ -53,7 +53,7 @@ def start_points(plan: Plan, given: argparse.Namespace) -> tuple[Config, Config 
     return config, absolute(change_config(best_config(load_study(given.study, given.results)), changes))
 
 
-def check_data(configs: dict[str, Config], store: Path) -> Pipeline:
+def check_data(configs: dict[str, Config], store: Address) -> Pipeline:
     """The reference's pipeline, its data opened (and generated, where it is generated).
 
     Raises:
@@ -67,7 +67,7 @@ def check_data(configs: dict[str, Config], store: Path) -> Pipeline:
                 f"the arms {reference!r} and {name!r} have other data ({first.data.format} {first.data.root} and "
                 f"{config.data.format} {config.data.root}): name the same by --base, or by data.* on the command line"
             )
-    pipeline = Pipeline(first, Store(store), LocalEngine(1))
+    pipeline = Pipeline(first, open_store(store), LocalEngine(1))
     for split in {config.data.select for config in configs.values()}:
         if not pipeline.split(split).has_masks:
             raise UserError(f"thresholds are chosen by masks, and the split {split} has none (or not for each image)")
@@ -114,7 +114,7 @@ def ablate(
     seeded = [change_config(configs[arm], {"seed": seed}) for _, arm, seed in jobs]
     console, begin = Console(), time.monotonic()
     try:
-        done = run_all(seeded, results, workers=given.workers, sweep=True, until=numbers["until"])
+        done = run_all(seeded, results, given.store, workers=given.workers, sweep=True, until=numbers["until"])
         for count, (job, found) in enumerate(done, 1):
             i, arm, seed = jobs[job]
             run = {"seed": seed, **{key: value for key, value in found.items() if key != "config"}}
@@ -157,6 +157,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="of each training (Ray Train)")
     parser.add_argument("--address", help="of a Ray cluster, such as auto")
     parser.add_argument("--results", type=lambda text: Path(text).absolute(), default="results")
+    parser.add_argument("--store", type=store_address, help="folder, s3://... or gs://...; default RESULTS/store")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     return parser
 
@@ -172,7 +173,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise UserError(f"--seeds {given.seeds}: at least one is needed")
         plan = load_plan(given.plan)
         configs = arm_configs(plan, *start_points(plan, given))
-        pipeline = check_data(configs, given.results / "store")
+        given.store = given.store or given.results / "store"
+        pipeline = check_data(configs, given.store)
         reference, changes, found = next(iter(configs)), changes_of(configs), versions()
         numbers: tables.Numbers = {
             "plan": plan.path.stem,

@@ -25,7 +25,7 @@ from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline
 from sfc.settings import change_config, dump_config, merge, nest, parse_override
 from sfc.stages.pseudo import LABELS
-from sfc.store import Store, digest, write_atomic
+from sfc.store import Address, digest, open_store, store_address, write_atomic
 from tune.cluster import connect
 from tune.parameter import Value
 from tune.runs import Run, run_all
@@ -94,6 +94,7 @@ def run_final(
     tracker: Tracker,
     console: Console,
     *,
+    store: Address,
     workers: int,
     address: str | None = None,
     overrides: Sequence[str] = (),
@@ -106,6 +107,7 @@ def run_final(
         results: the results folder.
         tracker: writes a run for each.
         console: told of each run as it ends.
+        store: address of the store.
         workers: of each training.
         address: of a Ray cluster.
         overrides: `section.key=value` words put over the settings.
@@ -125,7 +127,7 @@ def run_final(
     console.print(f"final: {len(trials)} trials x {wanted['seeds']} seeds through all stages", highlight=False)
     runs: dict[int, Run] = {}
     configs, proxy = [config for _, config in jobs], metric.startswith("proxy/")
-    for i, run in run_all(configs, results, workers=workers, sweep=sweeps(study), proxy=proxy):
+    for i, run in run_all(configs, results, store, workers=workers, sweep=sweeps(study), proxy=proxy):
         runs[i] = run
         value = run.get("metrics", {}).get("val/miou", float("nan"))
         shown = f"failed: {run['failed']}" if "failed" in run else f"val/miou {value:.4f}"
@@ -157,7 +159,7 @@ def run_final(
     folder = results / "final" / name
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     kept = next(i for i, (number, _) in enumerate(jobs) if number == finals["chosen"])
-    pipelines = {i: Pipeline(_config(run), Store(results / "store"), LocalEngine(1)) for i, run in runs.items()}
+    pipelines = {i: Pipeline(_config(run), open_store(store), LocalEngine(1)) for i, run in runs.items()}
     write_atomic(folder / "best.yaml", dump_config(pipelines[kept].config))
     write_atomic(folder / "metrics.json", json.dumps(runs[kept], indent=1))
     write_atomic(folder / FINALS, json.dumps(finals, indent=1))
@@ -251,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=1, help="of each training (Ray Train)")
     parser.add_argument("--address", help="of a Ray cluster, such as auto")
     parser.add_argument("--results", type=lambda text: Path(text).absolute(), default="results")
+    parser.add_argument("--store", type=store_address, help="folder, s3://... or gs://...; default RESULTS/store")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     given = parser.parse_args(arguments)
 
@@ -265,6 +268,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given.results,
             tracker,
             console,
+            store=given.store or given.results / "store",
             workers=given.workers,
             address=given.address,
             overrides=given.overrides,

@@ -19,7 +19,7 @@ from sfc.engine import Engine, LocalEngine
 from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline, Until
 from sfc.settings import change_config
-from sfc.store import Store
+from sfc.store import Address, Store, open_store
 from tune.cluster import slots
 from tune.ray_engine import RETRIES, TIMEOUT, RayEngine, watch
 
@@ -28,19 +28,19 @@ Run = dict[str, Any]
 `failed`, the reason."""
 
 
-def run_config(config: Config, store: Path, engine: Engine, *, sweep: bool, proxy: bool, until: Until) -> Run:
+def run_config(config: Config, store: Address, engine: Engine, *, sweep: bool, proxy: bool, until: Until) -> Run:
     """One configuration through the stages.
 
     Args:
         config: all settings.
-        store: folder of the store.
+        store: address of the store.
         engine: runs the work.
         sweep: choose the background threshold on the masks of the select split, and say so.
         proxy: also the objectives that need no mask.
         until: the last stage.
     """
     try:
-        pipeline = Pipeline(config, Store(store), engine)
+        pipeline = Pipeline(config, open_store(store), engine)
         if sweep:
             seeds = json.loads((pipeline.seed(config.data.select) / "metrics.json").read_text(encoding="utf-8"))
             chosen = {"pseudo.threshold": seeds["best"]["threshold"], "selected_on": config.data.select}
@@ -56,7 +56,7 @@ def run_config(config: Config, store: Path, engine: Engine, *, sweep: bool, prox
     return {"config": pipeline.config.model_dump(mode="json"), **found}
 
 
-def _task(config: Config, store: Path, cpus: int, arguments: dict[str, Any]) -> Run:
+def _task(config: Config, store: Address, cpus: int, arguments: dict[str, Any]) -> Run:
     torch.set_num_threads(cpus)
     watch(TIMEOUT)
     try:
@@ -82,9 +82,16 @@ def _outcome(reference: ray.ObjectRef, config: Config) -> Run:
         return {"config": config.model_dump(mode="json"), "failed": reason}
 
 
+def brought(run: Run, store: Store) -> Run:
+    """A run whose folders are on this machine, wherever it ran."""
+    folders = {name: str(store.local(Path(path))) for name, path in run.get("folders", {}).items()}
+    return run | {"folders": folders} if folders else run
+
+
 def run_all(
     configs: Sequence[Config],
     results: Path,
+    store: Address,
     *,
     workers: int = 1,
     sweep: bool,
@@ -100,23 +107,21 @@ def run_all(
         Position in `configs` and numbers, as they are done.
     """
     arguments = {"sweep": sweep, "proxy": proxy, "until": until}
-    gpus = ray.cluster_resources().get("GPU", 0) > 0
+    gpus, here = ray.cluster_resources().get("GPU", 0) > 0, open_store(store)
     at_once = min(len(configs), slots(workers, workers if gpus else 0))
     if workers == 1:
         cpus = 1 if gpus else max(1, int(ray.cluster_resources()["CPU"]) // len(configs))
         task = ray.remote(num_cpus=cpus, num_gpus=int(gpus), max_retries=RETRIES)(_task)
-        waiting = {task.remote(config, results / "store", cpus, arguments): i for i, config in enumerate(configs)}
+        waiting = {task.remote(config, store, cpus, arguments): i for i, config in enumerate(configs)}
         while waiting:
             [done], _ = ray.wait(list(waiting))
             i = waiting.pop(done)
-            yield i, _outcome(done, configs[i])
+            yield i, brought(_outcome(done, configs[i]), here)
         return
     with ThreadPoolExecutor(at_once) as pool:  # each waits for Ray, which does the work
         futures: dict[Future[Run], int] = {
-            pool.submit(
-                run_config, config, results / "store", RayEngine(workers, results, beside=at_once), **arguments
-            ): i
+            pool.submit(run_config, config, store, RayEngine(workers, results, beside=at_once), **arguments): i
             for i, config in enumerate(configs)
         }
         for done in as_completed(futures):
-            yield futures[done], done.result()
+            yield futures[done], brought(done.result(), here)

@@ -25,7 +25,7 @@ from sfc.engine import available_cpus
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.settings import dump_config
-from sfc.store import Store
+from sfc.store import Address, open_store, store_address
 from tune.budget import outlook
 from tune.cluster import check_nodes, connect, slots
 from tune.dry_run import show_plan
@@ -46,13 +46,13 @@ def results_folder(text: str) -> Path:
     return Path(text).absolute()
 
 
-def check_objective(space: Space, results: Path) -> Pipeline:
+def check_objective(space: Space, store: Address) -> Pipeline:
     """The base's pipeline, its data opened and its objective possible.
 
     Raises:
         UserError: the split that the objective names has no masks, or the data are not in order.
     """
-    pipeline = Pipeline(space.base, Store(results / "store"), engine=None)  # type: ignore[arg-type]  # nothing is run
+    pipeline = Pipeline(space.base, open_store(store), engine=None)  # type: ignore[arg-type]  # nothing is run
     objective = space.file.objective
     splits = space.base.data
     for split in dict.fromkeys([splits.train, splits.select]):
@@ -70,6 +70,7 @@ def run_trials(
     study: optuna.Study,
     space: Space,
     results: Path,
+    store: Address,
     logger: TrialLogger,
     console: Console,
     *,
@@ -95,7 +96,7 @@ def run_trials(
         if asha
         else FIFOScheduler()
     )
-    job = Job(space, results, workers, gpus, at_once)
+    job = Job(space, results, store, workers, gpus, at_once)
     # The workers of a trial that has several are Ray Train's: the trial itself waits, and takes next to nothing.
     resources = {"cpu": 1, "gpu": gpus} if workers == 1 else {"cpu": 0.01}
     tuner = Tuner(
@@ -135,7 +136,8 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
     space = load_space(given.space, given.base, given.overrides, given.trials)
     limit = given.time or space.file.budget.time
     deadline = time.monotonic() + (seconds(limit) if limit else math.inf)
-    pipeline = check_objective(space, given.results)
+    store = given.store or given.results / "store"
+    pipeline = check_objective(space, store)
     name = given.study or default_name(space, Path(given.space).stem)
     if given.dry_run:
         show_plan(console, space, name, pipeline, done_before(name, given.results), available_cpus())
@@ -158,7 +160,7 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         tracker.log(parent, params=fixed_settings(space.base), tags=found | {"sfc.command": command})
         tracker.text(parent, dump_config(space.base), "base.yaml")
         tracker.text(parent, space.text(), "space.yaml")
-        logger = TrialLogger(tracker, study, space, parent, pipeline.data)
+        logger = TrialLogger(tracker, study, space, parent, pipeline.data, pipeline.store)
         logger.catch_up()
 
         left = space.file.budget.trials - len(counted(study))
@@ -168,6 +170,7 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
                 study,
                 space,
                 given.results,
+                store,
                 logger,
                 console,
                 trials=left,
@@ -190,7 +193,9 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             return 1
         tracker.text(parent, dump_config(best_config(study)), "best.yaml")
         if final:
-            finals = run_final(study, given.results, tracker, console, workers=given.workers, address=given.address)
+            finals = run_final(
+                study, given.results, tracker, console, store=store, workers=given.workers, address=given.address
+            )
             show_final(console, finals)
         else:
             best = complete(study)[0]
@@ -214,6 +219,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--study", help="its name; by default made from the space's name and content")
     parser.add_argument("--address", help="of a Ray cluster, such as auto")
     parser.add_argument("--results", type=results_folder, default="results", help="where everything is written")
+    parser.add_argument("--store", type=store_address, help="folder, s3://... or gs://...; default RESULTS/store")
     parser.add_argument("--dry-run", action="store_true", help="check everything and say what would run")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     return parser

@@ -18,7 +18,7 @@ from sfc.errors import Diverged
 from sfc.fit import WEIGHTS
 from sfc.pipeline import Pipeline, Result
 from sfc.stages import cam, proxy, seed
-from sfc.store import Store
+from sfc.store import Address, open_store
 from tune.parameter import Value
 from tune.ray_engine import TIMEOUT, RayEngine, watch
 from tune.sampler import make_sampler
@@ -33,7 +33,8 @@ class Job:
 
     space: Space
     results: Path
-    """Folder with the store, seen by every node."""
+    """Folder for Ray Train's own files, seen by every node."""
+    store: Address
     workers: int = 1
     """Of each training: 1 trains in the trial's own process, more are Ray Train's."""
     gpus: float = 0.0
@@ -47,12 +48,12 @@ class Previewer:
     """What a trial tells Tune at a rung, wherever its training runs."""
 
     space: Space
-    store: Path
+    store: Address
     chosen: dict[str, Value]
     rungs: list[int]
 
     def __call__(self, metrics: dict[str, float], state: dict[str, Any]) -> dict[str, Any]:
-        pipeline = Pipeline(self.space.config(self.chosen), Store(self.store), LocalEngine(1))
+        pipeline = Pipeline(self.space.config(self.chosen), open_store(self.store), LocalEngine(1))
         value = preview(pipeline, self.space.file.objective, state)
         return {"objective": value, "epoch": int(metrics["epoch"]), "history": json.dumps(state["history"])}
 
@@ -155,7 +156,7 @@ def run_trial(given: dict[str, Any], *, job: Job) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, chosen = job.space, json.loads(given["changes"])
     config = space.config(chosen)
-    told = Previewer(space, job.results / "store", chosen, space.rungs(config))
+    told = Previewer(space, job.store, chosen, space.rungs(config))
     last = {"epoch": 0}
 
     def on_epoch(metrics: dict[str, float], state: dict[str, Any]) -> None:
@@ -172,7 +173,7 @@ def run_trial(given: dict[str, Any], *, job: Job) -> None:
             faulthandler.cancel_dump_traceback_later()  # its workers watch themselves
             gpus = job.gpus / job.workers
             engine = RayEngine(job.workers, job.results, beside=job.at_once, gpus=gpus, told=told)
-        pipeline = Pipeline(config, Store(job.results / "store"), engine)
+        pipeline = Pipeline(config, open_store(job.store), engine)
         tried = search_inner(pipeline, space, chosen, given["number"])
         report = finished(pipeline, space, chosen, tried)
     except Diverged as error:

@@ -16,6 +16,7 @@ from ray.tune import Callback
 
 from sfc import plots
 from sfc.data import Dataset
+from sfc.store import Store
 from tune.space import Space
 from tune.study import name_of, values_of
 from tune.tracking import Tracker, masks_seen
@@ -35,9 +36,13 @@ class TrialLogger(Callback):
         space: gives a trial's configuration.
         parent: run of the search.
         data: for the figures.
+        store: has the maps, wherever a trial ran.
     """
 
-    def __init__(self, tracker: Tracker, study: optuna.Study, space: Space, parent: str, data: Dataset) -> None:
+    def __init__(
+        self, tracker: Tracker, study: optuna.Study, space: Space, parent: str, data: Dataset, store: Store
+    ) -> None:
+        self.store = store
         self.tracker, self.study, self.space, self.parent, self.data = tracker, study, space, parent, data
         self.runs: dict[str, str] = {}
         self.known = self._known()  # a look-up for each trial would cost more than making its run
@@ -152,8 +157,8 @@ class TrialLogger(Callback):
 
     def _figures(self, trial: FrozenTrial, run: str) -> None:
         """Maps and losses of a complete trial."""
-        maps = Path(trial.user_attrs.get("maps", "-"))
-        if maps.is_dir():
+        maps = self.store.local(Path(trial.user_attrs.get("maps", "-")))
+        if maps:
 
             def draw(folder: Path) -> None:
                 section = self.space.config(values_of(trial)).pseudo

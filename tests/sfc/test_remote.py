@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import json
-import logging
 import os
-import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
 
 from sfc.__main__ import main
 from sfc.bucket import Bucket
@@ -52,31 +49,9 @@ store.get("cam", "k", {}, build)
 """
 
 
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    """Address of an S3 server."""
-    logging.getLogger("werkzeug").setLevel(logging.ERROR)
-    running = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    running.start()
-    host, port = running.get_host_and_port()
-    yield f"http://{host}:{port}"
-    running.stop()
-
-
 @pytest.fixture
-def address(server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> str:
-    """A store in a new bucket, which this process and its children can reach."""
-    for name, value in {
-        "AWS_ENDPOINT_URL": server,
-        "AWS_ACCESS_KEY_ID": "key",
-        "AWS_SECRET_ACCESS_KEY": "very-secret",
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-    }.items():
-        monkeypatch.setenv(name, value)
-    bucket = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[-60:].strip("-")
-    with urllib.request.urlopen(urllib.request.Request(f"{server}/{bucket}", method="PUT")):
-        return f"s3://{bucket}/a/store"
+def address(s3: str) -> str:
+    return s3
 
 
 @pytest.fixture
@@ -136,6 +111,7 @@ def test_what_one_node_made_another_fetches_and_does_not_make(node: Callable[...
     assert json.loads(theirs.pop(MANIFEST)).items() >= json.loads(ours.pop(MANIFEST)).items()
     assert ours == theirs and len(ours) == 3
     assert there.get("cam", "k", {}, fail) == fetched
+    assert node("third").local(made) == node("third").folder("cam", "k") and node("third").local(Path("a/b")) is None
     assert not here.bucket.names("claims")
 
 
@@ -365,6 +341,12 @@ def test_an_empty_manifest_is_none(node: Callable[..., RemoteStore]) -> None:
     assert (node("there").get("cam", "k", {}, fail) / "output").read_text() == "maps"
 
 
+def test_a_store_that_many_open_first_is_one_store(node: Callable[..., RemoteStore]) -> None:
+    with ThreadPoolExecutor(6) as pool:
+        stores = list(pool.map(node, map(str, range(6))))
+    assert len({store.root.name for store in stores}) == 1
+
+
 def test_a_bucket_that_was_emptied_has_another_cache(address: str, node: Callable[..., RemoteStore]) -> None:
     here = node("here")
     here.get("cam", "k", {}, write("old"))
@@ -447,9 +429,8 @@ def test_addresses_with_secrets_or_of_another_kind_are_refused(wrong: str, said:
     assert "ecret@" not in str(error.value)
 
 
-def test_an_endpoint_may_be_in_the_address(
-    address: str, server: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_endpoint_may_be_in_the_address(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server = os.environ["AWS_ENDPOINT_URL"]
     monkeypatch.delenv("AWS_ENDPOINT_URL")
     place = f"{address}?endpoint_override={server.removeprefix('http://')}&scheme=http"
     store = open_store(place, tmp_path / "a")

@@ -18,7 +18,7 @@ from sfc import fit
 from sfc.config import SETTINGS_VERSION
 from sfc.engine import Context
 from sfc.errors import UserError
-from sfc.store import Store, digest, locked, locks_stay_here, mount_of, write_atomic
+from sfc.store import Store, digest, locked, locks_stay_here, mount_of, store_address, write_atomic
 
 CHILD = """
 import os, sys, time
@@ -286,3 +286,15 @@ def test_whole_work_that_was_stopped_before_its_place_is_not_done_again(tmp_path
     folder.rename(folder.with_suffix(".partial"))  # as a kill leaves it
     assert not store.has("cam", "k")
     assert (store.get("cam", "k", {}, fail) / "output").read_text() == "maps"
+
+
+def test_an_output_is_found_under_the_path_that_another_machine_has_for_it(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    folder = store.get("cam", "k", {}, write("maps"))
+    assert store.local(Path("/another/machine/cam/k")) == folder
+    assert store.local(Path("/another/machine/cam/other")) is None and store.local(Path("-")) is None
+
+
+def test_a_store_is_named_alike_on_every_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert store_address("a") == tmp_path / "a" and store_address("s3://a/b") == "s3://a/b"

@@ -24,6 +24,7 @@ from mlflow.entities import Run
 from optuna.trial import TrialState
 
 from sfc.data import Dataset
+from sfc.store import Store
 from tests.tune.conftest import SPACE
 from tune.ablate import track
 from tune.space import load_space
@@ -103,7 +104,7 @@ def runs(address: str, tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) 
             study.tell(trial, value if full else None, state=TrialState.COMPLETE if full else TrialState.PRUNED)
         parent = tracker.start(name, name, {"sfc.kind": "search", "sfc.study": name})
         tracker.log(parent, params=fixed_settings(space.base))
-        logger = TrialLogger(tracker, study, space, parent, tiny)
+        logger = TrialLogger(tracker, study, space, parent, tiny, Store(folder))
         logger.catch_up()
         logger.finish()
         best = complete(study)[0]
