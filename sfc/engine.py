@@ -6,6 +6,7 @@ import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -134,25 +135,30 @@ class LocalEngine:
     Args:
         processes: for `map`; 1 works in this process.
         on_report: told of each epoch's metrics and state.
-        on_step: told of each step of a training, and of each item that this process is done with.
+        watched: watches what runs in this process; gives a function to be called at each step and item.
     """
 
     def __init__(
-        self, processes: int | None = None, on_report: Report | None = None, on_step: Step = lambda: None
+        self,
+        processes: int | None = None,
+        on_report: Report | None = None,
+        watched: Callable[[], AbstractContextManager[Step]] = lambda: nullcontext(lambda: None),
     ) -> None:
         self.processes = processes or available_cpus()
-        self.on_report, self.on_step = on_report, on_step
+        self.on_report, self.watched = on_report, watched
 
     def train(self, loop: Callable[..., None], *args: Any, folder: Path) -> None:
         workers = min(8, self.processes) if torch.cuda.is_available() else 0
-        loop(Context(folder, loader_workers=workers, on_report=self.on_report, on_step=self.on_step), *args)
+        with self.watched() as step:
+            loop(Context(folder, loader_workers=workers, on_report=self.on_report, on_step=step), *args)
 
     def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
         items = list(items)
         if self.processes == 1 or len(items) < 2 or (gpu and torch.cuda.is_available()):
-            for item in items:
-                yield function(item)
-                self.on_step()
+            with self.watched() as step:
+                for item in items:
+                    yield function(item)
+                    step()
             return
         spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
         with ProcessPoolExecutor(min(self.processes, len(items)), spawn, _single_thread) as pool:

@@ -14,6 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sfc.engine import available_cpus
 from sfc.errors import UserError
+from sfc.store import Address
 
 OBJECT_STORE = 200 * 2**20
 """Bytes of shared memory on this machine: shards carry names, not images."""
@@ -35,6 +36,7 @@ def connect(address: str | None = None) -> None:
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
+                "local",  # without this it would join a Ray that somebody else has started on this machine
                 num_cpus=available_cpus(),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE,
@@ -45,8 +47,9 @@ def connect(address: str | None = None) -> None:
         raise UserError(f"--address {address}: no Ray answers there ({error})") from None
 
 
-def check_nodes(paths: Sequence[str]) -> None:
-    """See that every node of the cluster has this very code and sees these folders; nothing to see where there is one.
+def check_nodes(places: Sequence[Address]) -> None:
+    """See that every node of the cluster has this very code and sees these folders; nothing to see where there is one
+    node, or for a bucket.
 
     Raises:
         UserError: what differs, node by node.
@@ -54,11 +57,12 @@ def check_nodes(paths: Sequence[str]) -> None:
     nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
     if len(nodes) < 2:
         return
+    paths = [str(place) for place in places if "://" not in str(place)]
     task = ray.remote(num_cpus=0.01)(_look)
     asked = {
         n["NodeManagerAddress"] + f" ({n['NodeID'][:8]})": task.options(
             scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=False)
-        ).remote(list(paths))
+        ).remote(paths)
         for n in nodes
     }
     here, problems = code(), []

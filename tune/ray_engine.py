@@ -8,6 +8,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,7 +20,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from sfc.engine import Context, Item, Output
+from sfc.engine import Context, Item, Output, Step
 from sfc.errors import Diverged, UserError
 
 log = logging.getLogger("sfc")
@@ -29,6 +30,9 @@ RETRIES = 2
 """Times that a worker's death is answered by a restart from the last checkpoint."""
 TIMEOUT = 1800.0
 """Seconds without a step, or for one shard, after which a worker counts as hung and is ended; its retry follows."""
+STARTED = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
+"""Environment variable of Ray: how long it waits for the places of all workers before it looks again how many places
+there are. Its own 60 s are lost whenever a node is, whose places it counts until its death is known."""
 SAID = 30.0
 """Seconds between two words on the progress of shards."""
 
@@ -43,10 +47,19 @@ class Told(Protocol):
         """What goes to Tune, from an epoch's metrics and state."""
 
 
-def watch(timeout: float) -> None:
-    """End this process, with a trace of all its threads in its log, unless this is called again within `timeout`
-    seconds. It is a timer outside of Python, so it also ends a process that hangs in a library."""
-    faulthandler.dump_traceback_later(timeout, exit=True, file=sys.__stderr__)
+@contextmanager
+def watched(timeout: float = TIMEOUT) -> Iterator[Step]:
+    """End this process, with a trace of all its threads in its log, where the function that this gives is not called
+    for `timeout` seconds. The timer is outside of Python, so that it also ends a process that hangs in a library."""
+
+    def step() -> None:
+        faulthandler.dump_traceback_later(timeout, exit=True, file=sys.__stderr__)
+
+    step()
+    try:
+        yield step
+    finally:
+        faulthandler.cancel_dump_traceback_later()
 
 
 def node() -> str:
@@ -64,26 +77,23 @@ def _worker(given: dict[str, Any]) -> None:
     def on_report(metrics: dict[str, float], state: dict[str, Any]) -> None:
         if told is not None and int(metrics["epoch"]) in told.rungs:
             ray.train.report(told(metrics, state) if rank == 0 else {})
-        watch(given["timeout"])
 
-    watch(given["timeout"])
-    context = Context(
-        folder,
-        rank=rank,
-        world_size=place.get_world_size(),
-        device=get_device(),
-        loader_workers=min(8, given["cpus"]) if get_device().type == "cuda" else 0,
-        on_report=on_report,
-        on_step=lambda: watch(given["timeout"]),
-    )
     try:
-        given["loop"](context, *given["arguments"])
+        with watched(given["timeout"]) as step:
+            context = Context(
+                folder,
+                rank=rank,
+                world_size=place.get_world_size(),
+                device=get_device(),
+                loader_workers=min(8, given["cpus"]) if get_device().type == "cuda" else 0,
+                on_report=on_report,
+                on_step=step,
+            )
+            given["loop"](context, *given["arguments"])
     except Diverged as error:  # to start again would only diverge again
         (folder / REASON).write_text(str(error), encoding="utf-8")
     except FileNotFoundError as error:
         raise _not_here(error) from error
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 def _not_here(error: FileNotFoundError) -> UserError:
@@ -95,13 +105,11 @@ def _not_here(error: FileNotFoundError) -> UserError:
 
 def _task(function: Callable[[Item], Output], item: Item, timeout: float) -> Output:
     torch.set_num_threads(1)
-    watch(timeout)
     try:
-        return function(item)
+        with watched(timeout):
+            return function(item)
     except FileNotFoundError as error:
         raise _not_here(error) from error
-    finally:
-        faulthandler.cancel_dump_traceback_later()
 
 
 class RayEngine:
@@ -144,6 +152,7 @@ class RayEngine:
         # A trial itself holds a hundredth of a CPU: with whole ones the last of a full cluster would wait for ever.
         share = cpus - 0.01 if self.told is not None and cpus == 1 else float(cpus)
         resources = {"CPU": share} | ({"GPU": self.gpus} if self.gpus else {})
+        os.environ.setdefault(STARTED, "15")
         trainer = TorchTrainer(
             _worker,
             train_loop_config=given | {"told": self.told, "timeout": self.timeout},

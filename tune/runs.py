@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import math
 from collections.abc import Iterator, Sequence
@@ -20,8 +19,8 @@ from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline, Until
 from sfc.settings import change_config
 from sfc.store import Address, Store, open_store
-from tune.cluster import slots
-from tune.ray_engine import RETRIES, TIMEOUT, RayEngine, watch
+from tune.cluster import check_nodes, slots
+from tune.ray_engine import RETRIES, RayEngine, watched
 
 Run = dict[str, Any]
 """A configuration's `config` (as JSON, its threshold chosen) and the fields of its `Result`, folders as text; or
@@ -58,11 +57,7 @@ def run_config(config: Config, store: Address, engine: Engine, *, sweep: bool, p
 
 def _task(config: Config, store: Address, cpus: int, arguments: dict[str, Any]) -> Run:
     torch.set_num_threads(cpus)
-    watch(TIMEOUT)
-    try:
-        return run_config(config, store, LocalEngine(cpus, on_step=lambda: watch(TIMEOUT)), **arguments)
-    finally:
-        faulthandler.cancel_dump_traceback_later()
+    return run_config(config, store, LocalEngine(cpus, watched=watched), **arguments)
 
 
 def _outcome(reference: ray.ObjectRef, config: Config) -> Run:
@@ -106,6 +101,7 @@ def run_all(
     Yields:
         Position in `configs` and numbers, as they are done.
     """
+    check_nodes([configs[0].data.root, store, *([results] if workers > 1 else [])])
     arguments = {"sweep": sweep, "proxy": proxy, "until": until}
     gpus, here = ray.cluster_resources().get("GPU", 0) > 0, open_store(store)
     at_once = min(len(configs), slots(workers, workers if gpus else 0))

@@ -150,7 +150,7 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         connect(given.address)
         slots(given.workers_per_trial, given.gpus_per_trial)
         slots(given.workers, 0)
-        check_nodes([space.base.data.root, str(given.results)])
+        check_nodes([space.base.data.root, store, *([given.results] if given.workers_per_trial > 1 else [])])
         tracker = Tracker(tracking_uri(given.results), given.results)
         found = versions() | {"data.fingerprint": pipeline.train.fingerprint}
         command = f"python tune/search.py {shlex.join(given.words)}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import faulthandler
 import json
 import tempfile
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from sfc.pipeline import Pipeline, Result
 from sfc.stages import cam, proxy, seed
 from sfc.store import Address, open_store
 from tune.parameter import Value
-from tune.ray_engine import TIMEOUT, RayEngine, watch
+from tune.ray_engine import RayEngine, watched
 from tune.sampler import make_sampler
 from tune.space import Objective, Space
 
@@ -163,14 +162,11 @@ def run_trial(given: dict[str, Any], *, job: Job) -> None:
         last["epoch"] = int(metrics["epoch"])
         if last["epoch"] in told.rungs:
             ray.tune.report(told(metrics, state))
-        watch(TIMEOUT)
 
-    watch(TIMEOUT)
     try:
         if job.workers == 1:
-            engine: Engine = LocalEngine(1, on_epoch, on_step=lambda: watch(TIMEOUT))
+            engine: Engine = LocalEngine(1, on_epoch, watched)
         else:
-            faulthandler.cancel_dump_traceback_later()  # its workers watch themselves
             gpus = job.gpus / job.workers
             engine = RayEngine(job.workers, job.results, beside=job.at_once, gpus=gpus, told=told)
         pipeline = Pipeline(config, open_store(job.store), engine)
@@ -178,8 +174,6 @@ def run_trial(given: dict[str, Any], *, job: Job) -> None:
         report = finished(pipeline, space, chosen, tried)
     except Diverged as error:
         report = {"objective": float("nan"), "epoch": last["epoch"], "failed": str(error)}
-    finally:
-        faulthandler.cancel_dump_traceback_later()
     ray.tune.report(report)
 
 
