@@ -116,6 +116,9 @@ class Classifier(Section):
     epochs: Count = 6
     batch: Count = 16
     """Images from the data set in a step, over all workers."""
+    micro_batch: Count | None = None
+    """Images that a worker holds at once, where its share of the batch does not fit; their gradients are added up. It
+    changes the result only where a batch norm learns."""
     bank_images: Annotated[int, Field(ge=0)] = 4
     """Images from the bank, appended to the batch."""
     bank_draws_empty: bool = False
@@ -188,6 +191,8 @@ class Affinity(Section):
     """A trained IRN, published or ours, taken as it is: nothing is trained."""
     epochs: Count = 3
     batch: Count = 32
+    micro_batch: Count | None = None
+    """As `classifier.micro_batch`."""
     crop: Annotated[int, Field(ge=32)] = 512
     """Also the least height and width at which edges are made: smaller images are padded below and to the right."""
     resize: tuple[Positive, Positive] | None = (0.5, 1.0)
@@ -268,6 +273,8 @@ class Segmentation(Section):
     iterations: Count | None = None
     """Steps in all, for published schedules; None: as many as `epochs` has."""
     batch: Annotated[int, Field(ge=2)] = 10
+    micro_batch: Annotated[int, Field(ge=2)] | None = None
+    """As `classifier.micro_batch`."""
     crop: Annotated[int, Field(ge=32)] = 321
     resize: tuple[Positive, Positive] | None = (0.5, 1.5)
     """The image is resized by a random factor in this range."""

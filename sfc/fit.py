@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +59,13 @@ def decay(optimiser: torch.optim.Optimizer, rates: list[float], step: int, steps
         group["lr"] = rate * poly(step, steps, power)
 
 
+def split_evenly(recipes: list[Recipe], size: int) -> list[list[Recipe]]:
+    """Consecutive pieces of at most `size`, whose lengths differ by at most one."""
+    count = max(1, math.ceil(len(recipes) / size))
+    ends = [len(recipes) * i // count for i in range(count + 1)]
+    return [recipes[start:end] for start, end in itertools.pairwise(ends)]
+
+
 def fit(
     context: Context,
     model: nn.Module,
@@ -72,6 +82,7 @@ def fit(
     power: float,
     seed: int,
     optimiser: Optimiser = "sgd",
+    micro_batch: int | None = None,
 ) -> list[dict[str, float]]:
     """Train `model`, from its last checkpoint where there is one.
 
@@ -91,6 +102,7 @@ def fit(
         momentum, weight_decay, clip, power: of the optimiser; `clip` bounds the gradient's norm, None: nothing does.
         seed: of everything that is random in a step.
         optimiser: which.
+        micro_batch: images that a worker holds at once; the gradients of a step's pieces are added up. None: all.
 
     Returns:
         Mean losses of each epoch, with `epoch` from 1 and `images_per_second`.
@@ -118,37 +130,43 @@ def fit(
         model.train()
         torch.manual_seed(seed * 1_000_003 + epoch * 1_009 + context.rank)
         mine = [batch[context.rank :: context.world_size] for batch in batches]
+        size = micro_batch or max(map(len, mine))
+        pieces = [split_evenly(share, size) for share in mine]
         loader = DataLoader(
             crops,
-            batch_sampler=mine,
+            batch_sampler=[piece for step in pieces for piece in step],
             num_workers=context.loader_workers,
             pin_memory=numerics.device.type == "cuda",
         )
+        loaded = iter(loader)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=numerics.device))
         begin, images = time.monotonic(), 0
-        for number, crop in enumerate(loader):
-            crop = Crop(*(tensor.to(numerics.device, non_blocking=True) for tensor in crop))
+        for number, batch in enumerate(batches):
             step, whole = first + number, steps or epochs * len(batches)
             decay(sgd, rates, step, whole, power)
-            with numerics.autocast():
-                losses = trained(crop, step / whole)
-            share = len(crop.image) * context.world_size / len(batches[number])
-            total = losses["total"] * share
-            if not torch.isfinite(total):  # waits for the device; a run that goes on with NaN costs more
-                bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
-                raise Diverged(
-                    f"the loss {' and '.join(bad)} is not finite in epoch {epoch + 1}, step {number + 1} of "
-                    f"{len(batches)} (learning rate {rates[0]:g}); a smaller learning rate or weight may help"
-                )
             sgd.zero_grad(set_to_none=True)
-            total.backward()
+            for left in reversed(range(len(pieces[number]))):
+                crop = Crop(*(tensor.to(numerics.device, non_blocking=True) for tensor in next(loaded)))
+                # Workers meet once a step, at the last piece.
+                with trained.no_sync() if several and left else nullcontext():
+                    with numerics.autocast():
+                        losses = trained(crop, step / whole)
+                    share = len(crop.image) * context.world_size / len(batch)
+                    total = losses["total"] * share
+                    if not torch.isfinite(total):  # waits for the device; a run that goes on with NaN costs more
+                        bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
+                        raise Diverged(
+                            f"the loss {' and '.join(bad)} is not finite in epoch {epoch + 1}, step {number + 1} of "
+                            f"{len(batches)} (learning rate {rates[0]:g}); a smaller learning rate or weight may help"
+                        )
+                    total.backward()
+                for name, loss in losses.items():
+                    sums[name] += loss.detach() * share / context.world_size
             if clip is not None:
                 nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip)
             sgd.step()
             context.on_step()
-            for name, loss in losses.items():
-                sums[name] += loss.detach() * share / context.world_size
-            images += len(batches[number])
+            images += len(batch)
         if several:
             for name in sorted(sums):
                 dist.all_reduce(sums[name])

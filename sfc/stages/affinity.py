@@ -116,6 +116,7 @@ def train(
         clip=section.clip,
         power=section.power,
         seed=seed,
+        micro_batch=section.micro_batch,
         optimiser=section.optimiser,
     )
     if context.rank == 0:

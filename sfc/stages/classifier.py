@@ -102,6 +102,7 @@ def train(context: Context, section: Classifier, backbone: Backbone, data: Datas
         clip=section.clip,
         power=section.power,
         seed=seed,
+        micro_batch=section.micro_batch,
         optimiser=section.optimiser,
     )
     if context.rank == 0:

@@ -63,6 +63,8 @@ def check_batch(section: Segmentation, split: Split, world_size: int, synchronis
         UserError: a worker would get fewer.
     """
     images = min(section.batch, len(split)) // (1 if synchronised else world_size)
+    if section.micro_batch:
+        images //= math.ceil(images / section.micro_batch)
     if section.architecture == "deeplabv3" and images < 2:
         what = f"the split {split.name} has {len(split)}" if len(split) < section.batch else f"batch {section.batch}"
         raise UserError(
@@ -109,6 +111,7 @@ def train(
         clip=section.clip,
         power=section.power,
         seed=seed,
+        micro_batch=section.micro_batch,
     )
     if context.rank == 0:
         save(net, history, context.folder)

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import ray
 import torch
+from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
 
 from sfc.config import Config
@@ -23,8 +24,12 @@ from sfc.fit import WEIGHTS
 from sfc.pipeline import Pipeline
 from sfc.settings import absolute, change_config, load_config
 from sfc.store import Store
-from tests.tune.conftest import TINY
+from tests.tune.conftest import ROOT, SPACE, TINY, command
+from tune.parameter import decode
 from tune.ray_engine import RayEngine
+from tune.space import load_space
+from tune.study import complete, counted, load_study
+from tune.trial import search_inner
 
 WITHIN = 60.0
 """Seconds that a loss may cost beside the work that was lost."""
@@ -185,3 +190,44 @@ def test_a_divergence_is_said_and_not_retried(nodes: Cluster, config: Config, tm
     with pytest.raises(Diverged, match="is not finite in epoch 1"):
         diverging.classifier()
     assert time.monotonic() - begin < WITHIN
+
+
+@pytest.mark.slow
+def test_a_search_on_a_cluster_survives_the_loss_of_a_node_with_the_same_numbers(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    """Trials on two nodes, one of which is lost in the middle of a training: nothing is lost, nothing twice."""
+    space_file = tmp_path / "tiny.yaml"
+    space_file.write_text(SPACE.replace("choice: [0.05, 1.0e+30]", "choice: [0.05, 0.04]").replace("1.0e+30", "0.04"))
+    words = ["--space", str(space_file), "--study", "s", "--address", nodes.address, "--trials", "3", *TINY]
+    process = command(str(ROOT / "tune" / "search.py"), *words, "classifier.epochs=6", folder=tmp_path)
+    results = tmp_path / "results"
+
+    def lose() -> None:
+        nodes.remove_node(nodes.worker_nodes.copy().pop(), allow_graceful=False)
+
+    with once(lambda: len(list((results / "store" / "classifier").glob("*.partial/checkpoint.pt"))) == 2, lose):
+        output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    study = load_study("s", results)
+    done = counted(study)
+    assert len(done) == 3 and not [t for t in done if t.state == TrialState.FAIL], output
+    assert len({tuple(sorted(t.params.items())) for t in done}) == 3
+    space = load_space(str(space_file), None, [*TINY, "classifier.epochs=6"])
+    for trial in complete(study):
+        chosen = {name: decode(value) for name, value in trial.params.items()}
+        again = pipeline(space.config(chosen), tmp_path / "again", LocalEngine(1))
+        assert max(t["value"] for t in search_inner(again, space, chosen, trial.number)) == trial.value
+
+
+@pytest.mark.slow
+def test_trials_of_several_workers_run_and_a_stopped_one_frees_what_it_held(tmp_path: Path) -> None:
+    """Two trials a wave on two cores would wait for ever if the first, stopped early, kept its workers."""
+    space_file = tmp_path / "tiny.yaml"
+    space_file.write_text(SPACE.replace("1.0e+30", "0.0000001"))
+    words = ["--space", str(space_file), "--study", "s", "--workers-per-trial", "2", "--trials", "3", *TINY]
+    process = command(str(ROOT / "tune" / "search.py"), *words, folder=tmp_path)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    done = counted(load_study("s", tmp_path / "results"))
+    assert len(done) == 3 and any(t.state == TrialState.PRUNED for t in done), output
