@@ -1,5 +1,6 @@
 """The main job at a tiny size through the real Ray, Optuna and MLflow: interrupted, killed, continued, repeated."""
 
+import json
 import os
 import signal
 import subprocess
@@ -84,8 +85,12 @@ def test_the_main_job_survives_interruptions_and_does_nothing_twice(tmp_path: Pa
 
     config = load_config(results / "final" / "tiny" / "best.yaml")
     assert config.selected_on == "select"
-    assert config.classifier.prototype_weight == best.params["classifier.prototype_weight"]
-    assert config.pseudo.threshold == best.user_attrs["metrics"]["seed/best_threshold"]
+    finals = json.loads((results / "final" / "tiny" / "finals.json").read_text())
+    [kept_trial] = [t for t in complete(study) if t.number == finals["chosen"]]
+    means = {t["trial"]: t["mean"]["seed/best_miou"] for t in finals["trials"]}
+    assert means[kept_trial.number] == max(means.values()) and len(means) == len(complete(study)[:2])
+    assert config.classifier.prototype_weight == kept_trial.params["classifier.prototype_weight"]
+    assert config.pseudo.threshold == kept_trial.user_attrs["metrics"]["seed/best_threshold"]
     for predictions in (results / "store" / "evaluation").glob("*/predictions"):
         assert len(list(predictions.glob("*.png"))) == 12
     for figure in (results / "final" / "tiny" / "figures").glob("*.png"):
