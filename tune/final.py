@@ -26,7 +26,7 @@ from sfc.pipeline import Pipeline
 from sfc.settings import change_config, dump_config, merge, nest, parse_override
 from sfc.stages.pseudo import LABELS
 from sfc.store import Store, digest, write_atomic
-from tune.cluster import connect
+from tune.cluster import connect, results_folder
 from tune.parameter import Value
 from tune.runs import Run, run_all
 from tune.stats import kendall
@@ -250,7 +250,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--study", required=True)
     parser.add_argument("--workers", type=int, default=1, help="of each training (Ray Train)")
     parser.add_argument("--address", help="of a Ray cluster, such as auto")
-    parser.add_argument("--results", type=lambda text: Path(text).absolute(), default="results")
+    parser.add_argument("--results", type=results_folder, default="results")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     given = parser.parse_args(arguments)
 

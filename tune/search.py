@@ -27,7 +27,7 @@ from sfc.pipeline import Pipeline
 from sfc.settings import dump_config
 from sfc.store import Store
 from tune.budget import outlook
-from tune.cluster import check_nodes, connect, slots
+from tune.cluster import check_nodes, connect, results_folder, slots
 from tune.dry_run import show_plan
 from tune.final import best_config, run_final, show_final
 from tune.progress import Progress, show_edit, show_proxies, show_study
@@ -39,11 +39,6 @@ from tune.study import complete, counted, default_name, in_time, load_study, ope
 from tune.tracking import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions
 from tune.trial import Job, run_trial
 from tune.trial_log import TrialLogger
-
-
-def results_folder(text: str) -> Path:
-    """--results: absolute, since workers stand in other folders."""
-    return Path(text).absolute()
 
 
 def check_objective(space: Space, results: Path) -> Pipeline:
@@ -148,7 +143,8 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         connect(given.address)
         slots(given.workers_per_trial, given.gpus_per_trial)
         slots(given.workers, 0)
-        check_nodes([space.base.data.root, str(given.results)])
+        made = space.base.data.format == "synthetic"  # by each node for itself
+        check_nodes([str(given.results), *([] if made else [space.base.data.root])])
         tracker = Tracker(tracking_uri(given.results), given.results)
         found = versions() | {"data.fingerprint": pipeline.train.fingerprint}
         command = f"python tune/search.py {shlex.join(given.words)}"
