@@ -31,7 +31,7 @@ from tune.parameter import Value
 from tune.runs import Run, run_all
 from tune.stats import kendall
 from tune.study import complete, load_study, name_of, values_of
-from tune.tracking import EXPERIMENT, Tracker, masks_seen, tracking_uri, versions
+from tune.tracking import EXPERIMENT, Tracker, masks_seen, tracking_uri, versions, without_password
 from tune.trial_log import FIGURE_IMAGES
 
 FINALS = "finals.json"
@@ -270,7 +270,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overrides=given.overrides,
         )
         show_final(console, finals)
-        console.print(f"MLflow: experiment {EXPERIMENT} at {tracking_uri(given.results)}", soft_wrap=True)
+        console.print(
+            f"MLflow: experiment {EXPERIMENT} at {without_password(tracking_uri(given.results))}", soft_wrap=True
+        )
         return 0
 
     return guarded(command)

@@ -36,7 +36,7 @@ from tune.searcher import StudySearch
 from tune.space import PROXIES, Space, load_space, seconds
 from tune.storage import one_driver
 from tune.study import complete, counted, default_name, in_time, load_study, open_study, repair, values_of
-from tune.tracking import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions
+from tune.tracking import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions, without_password
 from tune.trial import Job, run_trial
 from tune.trial_log import TrialLogger
 
@@ -193,7 +193,9 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             tracker.best(parent, best.number, values_of(best), best.user_attrs)
         tracker.end(parent)
         console.print(f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:", soft_wrap=True)
-        console.print(f"  mlflow ui --backend-store-uri {tracking_uri(given.results)}", soft_wrap=True)
+        place = without_password(tracking_uri(given.results))
+        opens = f"open {place}" if place.startswith("http") else f"mlflow ui --backend-store-uri {place}"
+        console.print(f"  {opens}", soft_wrap=True, highlight=False)
     return 0
 
 

@@ -133,7 +133,7 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
         process.terminate()
         with suppress(subprocess.TimeoutExpired):
             process.communicate(timeout=30)
-        stop_all(folder / "ray")
+        stop_all(folder)
         shutil.rmtree(folder, ignore_errors=True)
 
 
