@@ -64,7 +64,7 @@ def test_too_few_gpus_are_said_before_a_trial_starts(head: Head, tmp_path: Path)
     assert "starts" not in done.stdout
 
 
-def ask(address: str, **environment: str) -> tuple[int, str, float]:
+def ask(address: str | None, **environment: str) -> tuple[int, str, float]:
     """Connect in a process of its own: exit code, what it said, seconds."""
     code = "from sfc.__main__ import guarded; from tune.cluster import connect\n"
     code += f"exit(guarded(lambda: connect({address!r})))"
@@ -82,6 +82,14 @@ def test_another_token_is_refused_and_ours_is_let_in(head: Head) -> None:
     other = {k: v for k, v in head.environment.items() if k != "RAY_AUTH_TOKEN_PATH"} | {"RAY_AUTH_TOKEN": "wrong"}
     status, said, seconds = ask(head.address, **other)
     assert status == 2 and "has another token" in said and seconds < 60
+
+
+@pytest.mark.slow
+def test_without_an_address_a_ray_of_its_own_is_started_beside_one_that_runs(head: Head) -> None:
+    """`ray.init()` alone would join the one that `ray start` noted in the temporary folder."""
+    assert (head.folder / "ray" / "ray_current_cluster").is_file()
+    status, said, _ = ask(None, **head.environment, RAY_TMPDIR=str(head.folder))
+    assert status == 0, said
 
 
 @pytest.mark.slow
