@@ -146,7 +146,7 @@ def test_submit_by_ssh_beside_another_ray(folder: Path, head: Head) -> None:
             "submit", "--disable-usage-stats", cluster, "tune/search.py", "--", "--space", "msdw.yaml", "--dry-run"
         )
         assert "started" in dry and "there is no file" not in dry, "a shipped space is found from the home folder"
-        ray("exec", cluster, f"pkill -f '{folder}/ra[y]/session_|client.server.*port={client // 10}[{client % 10}]'")
+        ray("exec", cluster, f"pkill -9 -f '{folder}/ra[y]/session_|client.server.*port={client // 10}[{client % 10}]'")
         deadline = time.monotonic() + 30
         while left := running(folder, client):
             assert time.monotonic() < deadline, left
