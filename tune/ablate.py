@@ -27,7 +27,7 @@ from sfc.pipeline import Pipeline
 from sfc.settings import EXPERIMENTS, absolute, change_config, find_file, load_config, parse_override
 from sfc.store import Address, digest, open_store, store_address, write_atomic
 from tune import tables
-from tune.cluster import connect
+from tune.cluster import connect, results_folder
 from tune.final import best_config
 from tune.plan import Plan, arm_configs, load_plan
 from tune.progress import duration
@@ -156,7 +156,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--table", type=Path, help="Markdown file to write the numbers to")
     parser.add_argument("--workers", type=int, default=1, help="of each training (Ray Train)")
     parser.add_argument("--address", help="of a Ray cluster, such as auto")
-    parser.add_argument("--results", type=lambda text: Path(text).absolute(), default="results")
+    parser.add_argument("--results", type=results_folder, default="results")
     parser.add_argument("--store", type=store_address, help="folder, s3://... or gs://...; default RESULTS/store")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     return parser

@@ -9,7 +9,9 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import grpc
 import ray
+from ray._private.services import canonicalize_bootstrap_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sfc.engine import available_cpus
@@ -18,13 +20,23 @@ from sfc.store import Address
 
 OBJECT_STORE = 200 * 2**20
 """Bytes of shared memory on this machine: shards carry names, not images."""
+ANSWER = 10.0
+"""Seconds in which a cluster has to answer; Ray itself asks for over two minutes."""
+
+
+def results_folder(text: str) -> Path:
+    """The folder of --results, absolute, since workers stand in other folders. A relative one is below the current
+    folder; in a job of `ray job submit`, whose current folder is deleted some time after its end, below the home
+    folder."""
+    uploaded = "working_dir_files" in Path.cwd().parts  # Ray's copy of --working-dir
+    return (Path.home() if uploaded else Path.cwd()) / text
 
 
 def connect(address: str | None = None) -> None:
     """Be connected to Ray; where it is not running and no address is given, start it on this machine.
 
     Raises:
-        UserError: nobody answers at the address.
+        UserError: nobody answers at the address, or Ray does not let us in.
     """
     if ray.is_initialized():
         return
@@ -33,18 +45,40 @@ def connect(address: str | None = None) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
+            _wait_for(address)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
-                "local",  # without this it would join a Ray that somebody else has started on this machine
+                "local",  # also where somebody's cluster runs on this machine
                 num_cpus=available_cpus(),
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, TimeoutError, ValueError) as error:
-        raise UserError(f"--address {address}: no Ray answers there ({error})") from None
+    except (ConnectionError, TimeoutError, ValueError, ray.exceptions.AuthenticationError) as error:
+        raise UserError(
+            f"--address {address}: no Ray answers there, or it has another token (docs/cluster.md): {error}"
+        ) from None
+
+
+def _wait_for(address: str) -> None:
+    """See that something which speaks Ray's protocol answers.
+
+    Raises:
+        ConnectionError: nothing does within ANSWER seconds.
+    """
+    where = canonicalize_bootstrap_address(address)
+    if where is None or os.environ.get("RAY_USE_TLS") == "1":
+        return
+    with grpc.insecure_channel(where, options=[("grpc.enable_http_proxy", 0)]) as channel:
+        try:
+            grpc.channel_ready_future(channel).result(timeout=ANSWER)
+        except grpc.FutureTimeoutError:
+            raise ConnectionError(
+                f"nothing at {where} within {ANSWER:g} s; `ray status` on the head shows whether it runs, its port is "
+                "6379 unless it was started with another"
+            ) from None
 
 
 def check_nodes(places: Sequence[Address]) -> None:

@@ -26,12 +26,12 @@ from sfc.pipeline import Pipeline
 from sfc.settings import change_config, dump_config, merge, nest, parse_override
 from sfc.stages.pseudo import LABELS
 from sfc.store import Address, digest, open_store, store_address, write_atomic
-from tune.cluster import connect
+from tune.cluster import connect, results_folder
 from tune.parameter import Value
 from tune.runs import Run, run_all
 from tune.stats import kendall
 from tune.study import complete, load_study, name_of, values_of
-from tune.tracking import EXPERIMENT, Tracker, masks_seen, tracking_uri, versions
+from tune.tracking import EXPERIMENT, Tracker, masks_seen, tracking_uri, versions, without_password
 from tune.trial_log import FIGURE_IMAGES
 
 FINALS = "finals.json"
@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--study", required=True)
     parser.add_argument("--workers", type=int, default=1, help="of each training (Ray Train)")
     parser.add_argument("--address", help="of a Ray cluster, such as auto")
-    parser.add_argument("--results", type=lambda text: Path(text).absolute(), default="results")
+    parser.add_argument("--results", type=results_folder, default="results")
     parser.add_argument("--store", type=store_address, help="folder, s3://... or gs://...; default RESULTS/store")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     given = parser.parse_args(arguments)
@@ -274,7 +274,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             overrides=given.overrides,
         )
         show_final(console, finals)
-        console.print(f"MLflow: experiment {EXPERIMENT} at {tracking_uri(given.results)}", soft_wrap=True)
+        console.print(
+            f"MLflow: experiment {EXPERIMENT} at {without_password(tracking_uri(given.results))}", soft_wrap=True
+        )
         return 0
 
     return guarded(command)

@@ -101,7 +101,7 @@ def run_all(
     Yields:
         Position in `configs` and numbers, as they are done.
     """
-    check_nodes([configs[0].data.root, store, *([results] if workers > 1 else [])])
+    check_nodes([store, *([results] if workers > 1 else [])])
     arguments = {"sweep": sweep, "proxy": proxy, "until": until}
     gpus, here = ray.cluster_resources().get("GPU", 0) > 0, open_store(store)
     at_once = min(len(configs), slots(workers, workers if gpus else 0))

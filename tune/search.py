@@ -27,7 +27,7 @@ from sfc.pipeline import Pipeline
 from sfc.settings import dump_config
 from sfc.store import Address, open_store, store_address
 from tune.budget import outlook
-from tune.cluster import check_nodes, connect, slots
+from tune.cluster import check_nodes, connect, results_folder, slots
 from tune.dry_run import show_plan
 from tune.final import best_config, run_final, show_final
 from tune.progress import Progress, show_edit, show_proxies, show_study
@@ -36,14 +36,9 @@ from tune.searcher import StudySearch
 from tune.space import PROXIES, Space, load_space, seconds
 from tune.storage import one_driver
 from tune.study import complete, counted, default_name, in_time, load_study, open_study, repair, values_of
-from tune.tracking import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions
+from tune.tracking import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions, without_password
 from tune.trial import Job, run_trial
 from tune.trial_log import TrialLogger
-
-
-def results_folder(text: str) -> Path:
-    """--results: absolute, since workers stand in other folders."""
-    return Path(text).absolute()
 
 
 def check_objective(space: Space, store: Address) -> Pipeline:
@@ -150,7 +145,10 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         connect(given.address)
         slots(given.workers_per_trial, given.gpus_per_trial)
         slots(given.workers, 0)
-        check_nodes([space.base.data.root, store, *([given.results] if given.workers_per_trial > 1 else [])])
+        needed = [store, *([given.results] if given.workers_per_trial > 1 else [])]
+        if space.base.data.format != "synthetic":  # which each node makes for itself
+            needed.append(space.base.data.root)
+        check_nodes(needed)
         tracker = Tracker(tracking_uri(given.results), given.results)
         found = versions() | {"data.fingerprint": pipeline.train.fingerprint}
         command = f"python tune/search.py {shlex.join(given.words)}"
@@ -202,7 +200,9 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             tracker.best(parent, best.number, values_of(best), best.user_attrs)
         tracker.end(parent)
         console.print(f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:", soft_wrap=True)
-        console.print(f"  mlflow ui --backend-store-uri {tracking_uri(given.results)}", soft_wrap=True)
+        place = without_password(tracking_uri(given.results))
+        opens = f"open {place}" if place.startswith("http") else f"mlflow ui --backend-store-uri {place}"
+        console.print(f"  {opens}", soft_wrap=True, highlight=False)
     return 0
 
 

@@ -6,6 +6,7 @@ import importlib.metadata
 import math
 import os
 import platform
+import re
 import subprocess
 import tempfile
 import time
@@ -18,6 +19,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from sfc.config import Config
+from sfc.errors import UserError
 from tune.storage import check_database
 
 EXPERIMENT = "sfc"
@@ -28,6 +30,11 @@ LIMIT = 6000
 def tracking_uri(results: Path) -> str:
     """MLFLOW_TRACKING_URI, else a SQLite file in the results folder."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(results / 'mlflow.db').absolute()}"
+
+
+def without_password(uri: str) -> str:
+    """`scheme://user:password@host/path?key=value` as it may be shown: without what may hold a secret."""
+    return re.sub(r"\?.*", "?***", re.sub(r"//[^/]*@", "//***@", uri))
 
 
 def versions() -> dict[str, str]:
@@ -71,13 +78,22 @@ class Tracker:
     Args:
         uri: of the tracking server or database; it and the experiment are made here, before anything else writes.
         results: folder for artifacts where the uri is a database.
+
+    Raises:
+        UserError: nothing answers there.
     """
 
     def __init__(self, uri: str, results: Path) -> None:
         if uri.startswith("sqlite:///"):
             check_database(Path(uri.removeprefix("sqlite:///")))
-        self.client = MlflowClient(uri)
-        found = self.client.get_experiment_by_name(EXPERIMENT)
+        try:
+            self.client = MlflowClient(uri)
+            found = self.client.get_experiment_by_name(EXPERIMENT)
+        except Exception as error:  # of MLflow, requests, SQLAlchemy or a driver: the message may hold the password
+            raise UserError(
+                f"MLflow's {without_password(uri)} can't be opened ({type(error).__name__}); MLFLOW_TRACKING_URI names "
+                "a server or a database"
+            ) from None
         if found is None:
             place = (results / "mlflow-artifacts").absolute().as_uri() if uri.startswith("sqlite") else None
             self.experiment = self.client.create_experiment(EXPERIMENT, artifact_location=place)

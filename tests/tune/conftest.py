@@ -1,10 +1,18 @@
 """A generated data set so small that a trial takes a second."""
 
 import os
+import secrets
+import shutil
+import socket
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
+import psutil
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -55,3 +63,81 @@ def command(*words: str, folder: Path) -> subprocess.Popen:
         text=True,
         start_new_session=True,
     )
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.socket() as place:
+        place.bind(("127.0.0.1", 0))
+        return int(place.getsockname()[1])
+
+
+def stop_all(folder: Path) -> None:
+    """End the processes of the Ray that has its files in `folder`, and no other."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if any(f"{folder}/" in word for word in process.cmdline()):
+                process.kill()
+
+
+@dataclass(frozen=True)
+class Head:
+    """A Ray that the tests started, in a folder and on ports of its own."""
+
+    folder: Path
+    """Its home folder too."""
+    process: subprocess.Popen
+    address: str
+    dashboard: str
+    environment: dict[str, str]
+
+    def ray(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """The command `ray`, with this Ray's token."""
+        return subprocess.run(
+            [f"{sys.prefix}/bin/ray", *words], cwd=ROOT, env=self.environment, capture_output=True, text=True
+        )
+
+
+@contextmanager
+def ray_head(cpus: int = 2) -> Iterator[Head]:
+    """`ray start --head` with token authentication, stopped in the end."""
+    folder = Path(tempfile.mkdtemp(prefix="sfc", dir="/tmp"))  # short: the names of sockets are below it
+    (folder / "token").write_text(secrets.token_hex())
+    environment = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_", "OPTUNA_"))} | {
+        "RAY_AUTH_MODE": "token",
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "HOME": str(folder),
+        "PATH": f"{sys.prefix}/bin:{os.environ['PATH']}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    gcs, dashboard = free_port(), free_port()
+    words = f"start --head --block --port={gcs} --dashboard-port={dashboard} --ray-client-server-port={free_port()}"
+    words += f" --dashboard-agent-listen-port=0 --temp-dir={folder}/ray --num-cpus={cpus}"
+    process = subprocess.Popen(
+        [f"{sys.prefix}/bin/ray", *words.split(), "--object-store-memory=100000000", "--disable-usage-stats"],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        assert process.stdout is not None
+        said = ""
+        while "Ray runtime started" not in said:
+            line = process.stdout.readline()
+            assert line, f"no Ray:\n{said}"
+            said += line
+        yield Head(folder, process, f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment)
+    finally:
+        process.terminate()
+        with suppress(subprocess.TimeoutExpired):
+            process.communicate(timeout=30)
+        stop_all(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    with ray_head() as found:
+        yield found
