@@ -6,62 +6,52 @@ until the finished study is open again. Exit code 1 where one is over its bound.
 
 import argparse
 import functools
-import json
 import math
 import sys
 import tempfile
 import time
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import optuna
 import psutil
 import ray
+from common import machine, verdict
+from no_work import SPACE, no_work
 from rich.console import Console
 
-from benchmarks.common import machine, verdict
 from sfc.pipeline import Pipeline
 from sfc.store import Store
 from tune.cluster import connect
 from tune.progress import Progress
 from tune.search import run_trials
 from tune.searcher import StudySearch
-from tune.space import load_space
+from tune.space import Space, load_space
 from tune.study import complete, open_study
 from tune.tracking import Tracker, tracking_uri
-from tune.trial import Job
 from tune.trial_log import TrialLogger
 
-SPACE = """
-base: synthetic.yaml
-parameters:
-  classifier.prototype_weight: {uniform: [0.0, 2.0]}
-  classifier.scale_weight: {uniform: [0.0, 2.0]}
-  classifier.warmup: {uniform: [0.0, 0.5]}
-  pseudo.fusion: {uniform: [0.0, 1.0]}
-published: {classifier.prototype_weight: 1.6, classifier.scale_weight: 1.6, classifier.warmup: 0.1, pseudo.fusion: 0.7}
-asha: null
-budget: {trials: %d, inner: 0}
-"""
-PARTS = ("best_miou", "best_head", "best_medium", "best_tail", "best_threshold", "miou", "precision", "recall")
+
+class Search(NamedTuple):
+    """What `run_trials` is given, beside the console."""
+
+    study: optuna.Study
+    space: Space
+    store: Store
+    logger: TrialLogger
 
 
-def no_work(given: dict[str, Any], *, job: Job) -> None:
-    """Reports at once what a complete trial reports."""
-    chosen = json.loads(given["changes"])
-    value = 1 - sum((v - 0.4) ** 2 for v in chosen.values()) / 10
-    metrics = {f"seed/{part}": value for part in PARTS}
-    found = {
-        "settings": chosen,
-        "inner": [{"values": {}, "value": value, "metrics": metrics}],
-        "metrics": metrics,
-        "supervision": dict.fromkeys(metrics, "same masks"),
-        "iou": {"seed": [value] * 21},
-        "history": [{"epoch": epoch, "total": 1 / epoch, "lr": 0.1 / epoch} for epoch in range(1, 11)],
-        "maps": "-",
-    }
-    ray.tune.report({"objective": value, "epoch": 10, "complete": True, "found": json.dumps(found)})
+def open_search(results: Path, trials: int) -> Search:
+    """A study of so many trials of no work, opened as a search opens its own; again, what the folder has."""
+    (results / "space.yaml").write_text(SPACE % trials, encoding="utf-8")
+    space = load_space(str(results / "space.yaml"))
+    store = Store(results / "store")
+    data = Pipeline(space.base, store, engine=None).data  # type: ignore[arg-type]
+    tracker = Tracker(tracking_uri(results), results)
+    study, _ = open_study("s", space, results)
+    parent = tracker.start("s", "s", {"sfc.kind": "search", "sfc.study": "s"})
+    return Search(study, space, store, TrialLogger(tracker, study, space, parent, data, store))
 
 
 class Watch:
@@ -100,28 +90,19 @@ def main() -> int:
     watch.time("lines printed", Progress, "on_trial_start", "on_trial_complete")
     with tempfile.TemporaryDirectory() as name:
         results = Path(name)
-        (results / "space.yaml").write_text(SPACE % trials, encoding="utf-8")
-        space = load_space(str(results / "space.yaml"))
-        store = Store(results / "store")
-        data = Pipeline(space.base, store, engine=None).data  # type: ignore[arg-type]
         connect()
-        tracker = Tracker(tracking_uri(results), results)
-        study, _ = open_study("s", space, results)
-        parent = tracker.start("s", "s", {"sfc.kind": "search", "sfc.study": "s"})
-        logger = TrialLogger(tracker, study, space, parent, data, store)
+        study, space, store, logger = open_search(results, trials)
         with (results / "output").open("w") as output:
             begin, cpu = time.perf_counter(), time.process_time()
             console = Console(file=output)
-            left = {"trials": trials, "deadline": math.inf, "gpus": 0, "trainable": no_work}
+            left = {"trials": trials, "deadline": math.inf, "workers": 1, "gpus": 0, "trainable": no_work}
             run_trials(study, space, results, store.root, logger, console, **left)
             logger.finish()
             wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
         ray.shutdown()
 
         begin = time.perf_counter()
-        study, _ = open_study("s", space, results)
-        tracker = Tracker(tracking_uri(results), results)
-        logger = TrialLogger(tracker, study, space, parent, data, store)
+        study, *_, logger = open_search(results, trials)
         logger.catch_up()
         logger.finish()
         continued = time.perf_counter() - begin

@@ -1,0 +1,177 @@
+"""What RayEngine costs over LocalEngine, and what a second core gives its map stages.
+
+    python benchmarks/ray_engine.py [--minutes 5]     one training by each engine, then the maps on one and two cores
+
+The training is the classifier of synthetic.yaml with as many epochs as fill the minutes, with one worker and one thread
+on one core by either engine. Its own time is that of its epochs, from their images a second; everything else that the
+stage took is start-up. The map stages go over 1,200 generated images on one core, then on two, each in a process of its
+own which is held to those cores; a first map over nothing starts Ray's processes, and is not counted. Exit code 1 where
+a bound is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import ray
+import torch
+from common import machine, verdict
+
+from sfc.engine import Engine, LocalEngine
+from sfc.pipeline import Pipeline
+from sfc.settings import change_config, load_config
+from sfc.store import Store
+from tune.cluster import OBJECT_STORE
+from tune.ray_engine import RayEngine
+
+CONFIG = "synthetic.yaml"
+IMAGES, SIZE = 1200, 128
+STAGES = ("cam", "pseudo", "evaluation")
+
+
+def started(cores: int) -> None:
+    """Hold this process to its first `cores` cores, and start a Ray with as many CPUs."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:cores])
+    torch.set_num_threads(1)
+    ray.init(
+        "local",
+        num_cpus=cores,
+        include_dashboard=False,
+        object_store_memory=OBJECT_STORE,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+    )
+
+
+def training(folder: Path, epochs: int, engine: Engine) -> tuple[float, float]:
+    """Seconds that a classifier's epochs took, and that the rest of its stage took."""
+    changes = {"classifier.epochs": epochs, "data.root": str(folder / "data")}
+    store = Store(folder / f"store-{time.monotonic_ns()}")
+    pipeline = Pipeline(change_config(load_config(CONFIG), changes), store, engine)
+    made = pipeline.classifier()
+    batch, images = pipeline.config.classifier.batch, len(pipeline.train)
+    history = json.loads((made / "history.json").read_text(encoding="utf-8"))
+    own = sum((images - images % batch) / epoch["images_per_second"] for epoch in history)
+    return own, store.manifest(made)["seconds"] - own
+
+
+def trainings(minutes: float, rounds: int) -> dict[str, list[list[float]]]:
+    """Own time and start-up of the training by each engine in turn, in a process that has one core and Ray."""
+    started(1)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        engines: dict[str, Callable[[], Engine]] = {
+            "LocalEngine": lambda: LocalEngine(1),
+            "RayEngine": lambda: RayEngine(1, folder),
+        }
+        training(folder, 1, LocalEngine(1))  # data are generated, torch is warm
+        epochs = max(1, round(60 * minutes / (training(folder, 2, LocalEngine(1))[0] / 2)))
+        found: dict[str, list[list[float]]] = {name: [] for name in engines} | {"epochs": [[epochs]]}
+        for _ in range(rounds):
+            for name, engine in engines.items():
+                found[name].append(list(training(folder, epochs, engine())))
+    return found
+
+
+def _nothing(item: int) -> int:
+    import sfc.pipeline  # noqa: F401  # what a stage's shard imports
+
+    time.sleep(1)  # so that each of Ray's processes gets one
+    return item
+
+
+def maps(cores: int, folder: Path) -> dict[str, float]:
+    """Seconds of each map stage, in a process that has so many cores and Ray."""
+    started(cores)
+    changes = {
+        "classifier.epochs": 1,
+        "segmentation.epochs": 1,
+        "segmentation.iterations": 20,
+        "data.root": str(folder / "data"),
+        "data.synthetic.size": SIZE,
+        "data.synthetic.train": IMAGES,
+        "data.synthetic.val": IMAGES,
+    }
+    store = Store(folder / f"store-{cores}-{time.monotonic_ns()}")
+    engine = RayEngine(1, folder)
+    pipeline = Pipeline(change_config(load_config(CONFIG), changes), store, engine)
+    begin = time.monotonic()
+    list(engine.map(_nothing, range(2 * cores)))
+    found = {"start": time.monotonic() - begin}
+    pipeline.evaluation()
+    outputs = {"cam": pipeline.cam("train"), "pseudo": pipeline.pseudo(), "evaluation": pipeline.evaluation()}
+    return found | {stage: store.manifest(outputs[stage])["seconds"] for stage in STAGES}
+
+
+def child(*words: str) -> dict:
+    """What this file prints as JSON, run with some words in a process of its own."""
+    done = subprocess.run([sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def compare_trainings(minutes: float, rounds: int) -> bool:
+    """Print what the training cost by each engine; whether the bound is met."""
+    found = child("--child", "train", "--minutes", str(minutes), "--rounds", str(rounds))
+    print(f"{found.pop('epochs')[0][0]} epochs, {rounds} in turn")
+    for name, runs in found.items():
+        own, rest = ([f"{run[part]:.1f}" for run in runs] for part in (0, 1))
+        print(f"{name:12} training {', '.join(own)} s; start-up {', '.join(rest)} s")
+    ratios = [ray_[0] / local[0] for local, ray_ in zip(found["LocalEngine"], found["RayEngine"], strict=True)]
+    ratio = statistics.median(ratios)
+    print(verdict("time of RayEngine's training over LocalEngine's", ratio, 1.05))
+    return ratio <= 1.05
+
+
+def compare_maps(rounds: int) -> bool:
+    """Print what one and two cores took for the map stages; whether the bound is met by each."""
+    with tempfile.TemporaryDirectory() as name:
+        runs = {cores: [] for cores in (1, 2)}
+        for _ in range(rounds):
+            for cores, found in runs.items():
+                found.append(child("--child", str(cores), "--folder", name))
+    print(f"{IMAGES} images of {SIZE} x {SIZE}, {rounds} in turn")
+    met = True
+    for stage in ("start", *STAGES):
+        one, two = ([run[stage] for run in runs[cores]] for cores in (1, 2))
+        seconds = " and ".join(", ".join(f"{value:.1f}" for value in values) for values in (one, two))
+        print(f"{stage:12} {seconds} s on one and two cores")
+        if stage in STAGES:
+            ratio = statistics.median(one) / statistics.median(two)
+            print("  " + verdict(f"{stage} on two cores over one", ratio, 1.8, at_most=False))
+            met &= ratio >= 1.8
+    return met
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--minutes", type=float, default=5.0, help="of each training")
+    parser.add_argument("--rounds", type=int, default=1)
+    parser.add_argument("--only", choices=("train", "map"))
+    parser.add_argument("--child", choices=("train", "1", "2"), help=argparse.SUPPRESS)
+    parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    given = parser.parse_args(arguments)
+    if given.child == "train":
+        print(json.dumps(trainings(given.minutes, given.rounds)))
+        return 0
+    if given.child:
+        print(json.dumps(maps(int(given.child), given.folder)))
+        return 0
+    print(machine())
+    met = given.only == "map" or compare_trainings(given.minutes, given.rounds)
+    if given.only != "train":
+        met &= compare_maps(given.rounds)
+    return int(not met)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

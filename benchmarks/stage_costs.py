@@ -1,0 +1,149 @@
+"""Seconds of every stage for an image of VOC's and of COCO's size, on this machine's GPU or on one of its cores.
+
+    python benchmarks/stage_costs.py costs.json [--images 4]
+
+Runs voc.yaml and coco14.yaml through all their stages on a few images that it makes: JPEGs of 375 x 500 with 2 labels
+each, and of 480 x 640 with 3; networks start from random weights, which take the same time. What it writes is what
+benchmarks/scaling.py counts with. Trainings are timed by their second epoch. On a GPU take 64 images, so that the
+batches are the published ones; by default they are half of the images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from common import blobs, machine, photograph
+from PIL import Image
+
+from sfc.data.images import write_mask
+from sfc.engine import Item, LocalEngine, Output, default_device, numerics
+from sfc.fit import WEIGHTS
+from sfc.models.irn import IRN
+from sfc.pipeline import Pipeline
+from sfc.settings import change_config, load_config
+from sfc.stages.affinity import mean_displacement
+from sfc.store import Store
+
+SETS = {"voc": (20, 375, 500, 2), "coco14": (80, 480, 640, 3)}
+"""Classes, height, width, labels of an image."""
+NAMES = {
+    "cam._shard": "cam",
+    "seed._shard": "seed",
+    "proxy._scores": "scores",
+    "proxy._agreement": "agreement",
+    "affinity._label_shard": "irn labels",
+    "edge._shard": "edge",
+    "pseudo._shard": "pseudo",
+    "evaluation._predict": "prediction",
+    "evaluation._refine": "prediction crf",
+}
+"""The functions that stages map over shards, by what the tables call them."""
+
+
+class Timed(LocalEngine):
+    """Works in this process, and notes seconds and images of what is mapped."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.seconds: dict[str, float] = defaultdict(float)
+        self.images: Counter[str] = Counter()
+
+    def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
+        assert isinstance(function, partial)
+        name = NAMES[f"{function.func.__module__.rpartition('.')[2]}.{function.func.__name__}"]
+        items, begin = list(items), time.perf_counter()
+        yield from list(super().map(function, items, gpu=gpu))
+        self.seconds[name] += time.perf_counter() - begin
+        self.images[name] += sum(len(item) for item in items)  # type: ignore[arg-type]  # items are shards
+
+
+def make_images(root: Path, images: int, classes: int, height: int, width: int, labels: int) -> None:
+    """A folder in VOC layout, with so many images in each of train and val."""
+    rng = np.random.default_rng(0)
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True)
+    (root / "classes.txt").write_text("".join(f"c{k}\n" for k in range(1, classes + 1)))
+    rows = ["image,labels\n"]
+    for split in ("train", "val"):
+        names = [f"{split}{i}" for i in range(images)]
+        (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
+        for name in names:
+            Image.fromarray(photograph(rng, height, width)).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
+            write_mask(root / "SegmentationClass" / f"{name}.png", blobs(rng, height, width, classes + 1, labels))
+            chosen = rng.choice(np.arange(1, classes + 1), labels, replace=False)
+            rows.append(f"{name},{' '.join(f'c{k}' for k in sorted(chosen))}\n")
+    (root / "image_labels.csv").write_text("".join(rows))
+
+
+def costs(name: str, images: int, folder: Path) -> dict[str, dict[str, float]]:
+    """`seconds` and `bytes` for an image, by part."""
+    root = folder / name
+    make_images(root, images, *SETS[name])
+    config, batch = load_config(f"{name}.yaml"), images // 2
+    changes: dict[str, Any] = {f"data.{split}": "train" for split in ("train", "select")}
+    changes |= {"data.format": "folder", "data.root": str(root), "backbone.weights": None, "classifier.epochs": 2}
+    changes |= {"affinity.epochs": 2, "affinity.batch": min(batch, config.affinity.batch)}
+    changes |= {"segmentation.batch": min(batch, config.segmentation.batch), "segmentation.iterations": 4}
+    changes |= {"segmentation.backbone.weights": None, "classifier.batch": min(batch, config.classifier.batch)}
+    changes |= {"classifier.bank_images": max(1, min(4, batch // 4))}
+    changes |= dict.fromkeys(["classifier.lr", "classifier.head_lr", "affinity.lr", "affinity.displacement_lr"], 1e-6)
+    config = change_config(config, changes)
+    engine, store = Timed(), Store(folder / f"store-{name}")
+    pipeline = Pipeline(config, store, engine)
+    pipeline.proxy("train")
+    pipeline.run()
+    trained = {"classifier": pipeline.classifier(), "segmentation": pipeline.segmentation()}
+    if config.pseudo.method == "irn":
+        trained["affinity"] = pipeline.affinity()
+    seconds = {part: total / engine.images[part] for part, total in engine.seconds.items()}
+    for part, made in trained.items():
+        history = json.loads((made / "history.json").read_text(encoding="utf-8"))
+        seconds[part] = 1 / history[-1]["images_per_second"]
+    section = config.classifier  # of every image in a step, those from the bank too
+    seconds["classifier"] *= section.batch / (section.batch + section.bank_images)
+    if config.pseudo.method == "irn":
+        how = numerics(config.affinity.precision, default_device())
+        net = IRN(config.backbone)
+        net.load_state_dict(torch.load(trained["affinity"] / WEIGHTS, map_location="cpu", weights_only=True))
+        net, begin = how.place(net), time.perf_counter()
+        mean_displacement(net, config.affinity, config.backbone, pipeline.data, pipeline.train, how)
+        seconds["displacement"] = (time.perf_counter() - begin) / images
+    files = list((root / "JPEGImages").iterdir())
+    sizes = {"jpeg": sum(file.stat().st_size for file in files) / len(files)}
+    sizes["cam"] = store.manifest(pipeline.cam("train"))["bytes"] / images
+    return {"seconds": seconds, "bytes": sizes}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("file", type=Path, help="where the costs go, as JSON")
+    parser.add_argument("--images", type=int, default=4)
+    given = parser.parse_args()
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: 1 if default_device().type == "cpu" else None])
+    torch.set_num_threads(1)
+    found: dict[str, Any] = {
+        "machine": machine(),
+        "command": f"python benchmarks/stage_costs.py --images {given.images}",
+    }
+    with tempfile.TemporaryDirectory() as name:
+        for what in SETS:
+            found[what] = costs(what, given.images, Path(name))
+            print(what, {part: float(f"{value:.3g}") for part, value in found[what]["seconds"].items()}, flush=True)
+    given.file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
