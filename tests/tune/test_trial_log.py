@@ -42,7 +42,7 @@ def test_a_trial_that_ended_without_its_run_gets_one(tmp_path: Path, died: str) 
 
     parent = tracker.start("s", "s", {"sfc.kind": "search", "sfc.study": "s"})
     for _ in range(2):  # the second time there is nothing to do
-        logger = TrialLogger(tracker, study, space, parent, data)
+        logger = TrialLogger(tracker, study, space, parent, data, Store(tmp_path / "store"))
         logger.catch_up()
         logger.finish()
         [run] = runs()
@@ -62,7 +62,7 @@ def test_a_trial_whose_process_died_before_it_started_gets_its_run(tmp_path: Pat
     tracker = Tracker(tracking_uri(tmp_path), tmp_path)
     data = Pipeline(space.base, Store(tmp_path / "store"), engine=None).data  # type: ignore[arg-type]
     parent = tracker.start("s", "s", {"sfc.kind": "search", "sfc.study": "s"})
-    logger = TrialLogger(tracker, study, space, parent, data)
+    logger = TrialLogger(tracker, study, space, parent, data, Store(tmp_path / "store"))
     told = SimpleNamespace(trial_id="a", config={"number": 0, "changes": json.dumps(chosen)})
     logger.on_trial_error(0, [], told)
     logger.finish()
@@ -70,7 +70,7 @@ def test_a_trial_whose_process_died_before_it_started_gets_its_run(tmp_path: Pat
     assert run.info.status == "FAILED" and run.data.tags["sfc.reason"] == "the trial's process died"
     assert run.data.params == {name: str(value) for name, value in chosen.items()}
 
-    logger = TrialLogger(tracker, study, space, parent, data)
+    logger = TrialLogger(tracker, study, space, parent, data, Store(tmp_path / "store"))
     logger.on_trial_error(0, [], SimpleNamespace(trial_id="b", config={"number": 9, "changes": "{}"}))
     with pytest.raises(IndexError):  # what the thread raised
         logger.finish()
