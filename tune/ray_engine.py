@@ -37,6 +37,10 @@ SAID = 30.0
 """Seconds between two words on the progress of shards."""
 
 
+class ProcessDied(UserError):
+    """A task's process died as often as it was tried."""
+
+
 class Told(Protocol):
     """What a trial wants to hear of a training whose workers are other processes: called on rank 0."""
 
@@ -187,15 +191,20 @@ class RayEngine:
         left, window, said = iter(items), 2 * self.cpus, time.monotonic()
         waiting = [task.remote(shared, item, self.timeout) for item in islice(left, window)]
         for number in range(len(items)):
-            yield _result(waiting.pop(0))
+            yield outcome(waiting.pop(0))
             waiting += [task.remote(shared, item, self.timeout) for item in islice(left, 1)]
             if time.monotonic() - said > SAID:
                 said = time.monotonic()
                 log.info("%d of %d shards", number + 1, len(items))
 
 
-def _result(reference: ray.ObjectRef) -> Any:
-    """What a task returned; errors meant for people as they were raised."""
+def outcome(reference: ray.ObjectRef) -> Any:
+    """What a task returned.
+
+    Raises:
+        UserError: as the task raised it.
+        ProcessDied: its process did, in each of its attempts.
+    """
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:
@@ -203,7 +212,7 @@ def _result(reference: ray.ObjectRef) -> Any:
             raise error.cause from None
         raise
     except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-        raise UserError(
-            f"a process died {RETRIES + 1} times on the same shard: {str(error).splitlines()[0]} Its log is under "
-            "Ray's session folder (docs/cluster.md); what is finished stays"
+        raise ProcessDied(
+            f"a process died {RETRIES + 1} times on the same work: {str(error).splitlines()[0]} Its log is under Ray's "
+            "session folder (docs/cluster.md); what is finished stays"
         ) from error

@@ -15,10 +15,10 @@ import torch
 
 from sfc.config import Config
 from sfc.engine import Engine, LocalEngine
-from sfc.errors import Diverged, UserError
+from sfc.errors import Diverged
 from sfc.pipeline import Pipeline, Until
 from sfc.settings import change_config
-from sfc.store import Address, Store, open_store
+from sfc.store import Address, open_store
 from tune.cluster import check_nodes, slots
 from tune.ray_engine import RETRIES, RayEngine, watched
 
@@ -58,29 +58,6 @@ def run_config(config: Config, store: Address, engine: Engine, *, sweep: bool, p
 def _task(config: Config, store: Address, cpus: int, arguments: dict[str, Any]) -> Run:
     torch.set_num_threads(cpus)
     return run_config(config, store, LocalEngine(cpus, watched=watched), **arguments)
-
-
-def _outcome(reference: ray.ObjectRef, config: Config) -> Run:
-    """What a task returned; one whose process died too often is a run that failed.
-
-    Raises:
-        UserError: such as a full disk, as the task raised it.
-    """
-    try:
-        return ray.get(reference)
-    except ray.exceptions.RayTaskError as error:
-        if isinstance(error.cause, UserError):
-            raise error.cause from None
-        raise
-    except (ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
-        reason = f"its process died: {str(error).splitlines()[0]}"
-        return {"config": config.model_dump(mode="json"), "failed": reason}
-
-
-def brought(run: Run, store: Store) -> Run:
-    """A run whose folders are on this machine, wherever it ran."""
-    folders = {name: str(store.local(Path(path))) for name, path in run.get("folders", {}).items()}
-    return run | {"folders": folders} if folders else run
 
 
 def run_all(

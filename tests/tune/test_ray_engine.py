@@ -129,7 +129,7 @@ def test_shards_come_in_order_and_survive_a_node_a_hang_and_say_what_is_wrong(no
     assert found == [i * i for i in range(12)]
     assert list(engine.map(partial(hang_once, folder=tmp_path), range(3))) == [0, 1, 2]
     assert (tmp_path / "hung").exists()
-    with pytest.raises(UserError, match="died 3 times on the same shard"):
+    with pytest.raises(UserError, match="died 3 times on the same work"):
         list(engine.map(die, range(2)))
     with pytest.raises(UserError, match=r"node .*: there is no /nowhere/at/all\.jpg"):
         list(engine.map(miss, range(2)))
