@@ -18,9 +18,9 @@ from sfc.engine import Engine, LocalEngine
 from sfc.errors import Diverged
 from sfc.pipeline import Pipeline, Until
 from sfc.settings import change_config
-from sfc.store import Address, open_store
+from sfc.store import Address, Store, open_store
 from tune.cluster import check_nodes, slots
-from tune.ray_engine import RETRIES, RayEngine, watched
+from tune.ray_engine import RETRIES, ProcessDied, RayEngine, outcome, watched
 
 Run = dict[str, Any]
 """A configuration's `config` (as JSON, its threshold chosen) and the fields of its `Result`, folders as text; or
@@ -60,6 +60,12 @@ def _task(config: Config, store: Address, cpus: int, arguments: dict[str, Any]) 
     return run_config(config, store, LocalEngine(cpus, watched=watched), **arguments)
 
 
+def brought(run: Run, store: Store) -> Run:
+    """A run whose folders are on this machine, wherever it ran."""
+    folders = {name: str(store.local(Path(path))) for name, path in run.get("folders", {}).items()}
+    return run | {"folders": folders} if folders else run
+
+
 def run_all(
     configs: Sequence[Config],
     results: Path,
@@ -89,7 +95,10 @@ def run_all(
         while waiting:
             [done], _ = ray.wait(list(waiting))
             i = waiting.pop(done)
-            yield i, brought(_outcome(done, configs[i]), here)
+            try:
+                yield i, brought(outcome(done), here)
+            except ProcessDied as error:  # a run that failed; the others go on
+                yield i, {"config": configs[i].model_dump(mode="json"), "failed": str(error)}
         return
     with ThreadPoolExecutor(at_once) as pool:  # each waits for Ray, which does the work
         futures: dict[Future[Run], int] = {
