@@ -181,11 +181,15 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         if len(counted(study)) < space.file.budget.trials and time.monotonic() < deadline:
             console.print("stopped; the same command goes on from here")
             return 130
+        if len(counted(study)) < space.file.budget.trials:
+            console.print(f"the time ({limit}) is over; the same command goes on, first with what was stopped by it")
         show_study(console, study, space)
         show_proxies(console, study)
         console.print(outlook([t.value for t in in_time(complete(study))]), soft_wrap=True, highlight=False)
         if not complete(study):
             reasons = {t.user_attrs.get("reason", "stopped early") for t in counted(study)}
+            if time.monotonic() > deadline:
+                reasons.add("the time was over; the same command goes on, first with what was stopped by it")
             console.print("no trial ran in full:\n  " + "\n  ".join(sorted(reasons)), soft_wrap=True)
             tracker.end(parent, failed=True)
             return 1
