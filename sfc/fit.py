@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import time
@@ -60,10 +59,10 @@ def decay(optimiser: torch.optim.Optimizer, rates: list[float], step: int, steps
 
 
 def split_evenly(recipes: list[Recipe], size: int) -> list[list[Recipe]]:
-    """Consecutive pieces of at most `size`, whose lengths differ by at most one."""
+    """Pieces of at most `size`, whose lengths differ by at most one: of P pieces the first takes every P-th recipe, as
+    the first of P workers does. So one worker in P pieces adds up what P workers would, to the last bit."""
     count = max(1, math.ceil(len(recipes) / size))
-    ends = [len(recipes) * i // count for i in range(count + 1)]
-    return [recipes[start:end] for start, end in itertools.pairwise(ends)]
+    return [recipes[i::count] for i in range(count)]
 
 
 def fit(
