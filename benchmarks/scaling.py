@@ -33,9 +33,9 @@ WORKERS = (1, 8, 64)
 SIZES = {"voc": (10582, 1464, 1449), "coco14": (82081, 82081, 40137)}
 """Images that train, whose masks choose, that report. COCO's preset chooses on those that train: their maps are needed
 anyway."""
-START = 16.7
+START = 24.4
 """Seconds that Ray Train takes to start a training and LocalEngine does not, on one core: `ray_engine.py`."""
-DRIVER = 0.040
+DRIVER = 0.093
 """Seconds of the driver a trial: `many_nodes.py`."""
 STEPS, PASSES = ("classifier", "affinity", "segmentation"), ("cam", "scores", "edge", "prediction", "displacement")
 """Trainings, and other parts that run a network."""
