@@ -35,7 +35,7 @@ SIZES = {"voc": (10582, 1464, 1449), "coco14": (82081, 82081, 40137)}
 anyway."""
 START = 24.4
 """Seconds that Ray Train takes to start a training and LocalEngine does not, on one core: `ray_engine.py`."""
-DRIVER = 0.093
+DRIVER = 0.11
 """Seconds of the driver a trial: `many_nodes.py`."""
 STEPS, PASSES = ("classifier", "affinity", "segmentation"), ("cam", "scores", "edge", "prediction", "displacement")
 """Trainings, and other parts that run a network."""
