@@ -83,7 +83,7 @@ def simulate(slots: int) -> list[tuple[float, float]]:
         each = statistics.median(float(file.read_text()) for file in meeting.iterdir())
         print(
             f"{slots} slots, {trials} trials: {each / 2**20:.0f} MB a trial's process, "
-            f"{1000 * busy / trials:.0f} ms of the driver's processor a trial: {60 * trials / busy:.0f} a minute fill it",
+            f"{1000 * busy / trials:.0f} ms of the driver's core a trial: {60 * trials / busy:.0f} a minute fill it",
             flush=True,
         )
         ends = {t.number: t.datetime_complete.timestamp() for t in study.trials if t.datetime_complete}

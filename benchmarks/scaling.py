@@ -63,7 +63,7 @@ class Part:
         """Seconds with so many workers of so many cores each."""
         used = min(self.most, workers * (cores if self.kind == "crf" else 1))
         if self.kind == "train":
-            return self.total() / used + START
+            return self.total() / self.most * math.ceil(self.most / used) + START  # as slow as who has the most images
         if self.kind == "serial":
             return self.total()
         in_turn = math.ceil(math.ceil(self.images / SHARD) / used) * SHARD  # images of who has the most shards
@@ -78,7 +78,13 @@ def mapped(name: str, seconds: dict[str, float], images: float, *, chunk: float 
 def classifier_part(config: Config, seconds: dict[str, float], images: int) -> Part:
     section = config.classifier
     drawn = (section.batch + section.bank_images) / section.batch
-    return Part("classifier", "train", seconds["classifier"], section.epochs * images * drawn, section.batch)
+    return Part(
+        "classifier",
+        "train",
+        seconds["classifier"],
+        section.epochs * images * drawn,
+        section.batch + section.bank_images,
+    )
 
 
 def final_parts(name: str, config: Config, seconds: dict[str, float]) -> list[Part]:
