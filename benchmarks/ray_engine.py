@@ -3,10 +3,10 @@
     python benchmarks/ray_engine.py [--minutes 5]     one training by each engine, then the maps on one and two cores
 
 The training is the classifier of synthetic.yaml with as many epochs as fill the minutes, with one worker and one thread
-on one core by either engine. Its own time is that of its epochs, from their images a second; everything else that the
-stage took is start-up. The map stages go over 1,200 generated images on one core, then on two, each in a process of its
-own which is held to those cores; a first map over nothing starts Ray's processes, and is not counted. Exit code 1 where
-a bound is missed.
+on one core by either engine. Its own time is that from its first step to its last; everything else that the stage
+took is start-up. Where others use the machine too, believe the processor's time: it decides. The map stages go
+over 1,200 generated images on one core, then on two, each in a process of its own which is held to those cores; a first
+map over nothing starts Ray's processes, and is not counted. Exit code 1 where a bound is missed.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import ray
 import torch
 from common import machine, verdict
 
-from sfc.engine import Engine, LocalEngine
+from sfc.engine import Context, Engine, Item, LocalEngine, Output
 from sfc.pipeline import Pipeline
 from sfc.settings import change_config, load_config
 from sfc.store import Store
@@ -36,6 +38,7 @@ from tune.ray_engine import RayEngine
 
 CONFIG = "synthetic.yaml"
 IMAGES, SIZE = 1200, 128
+TIMES = "times.json"
 STAGES = ("cam", "pseudo", "evaluation")
 
 
@@ -53,20 +56,44 @@ def started(cores: int) -> None:
     )
 
 
-def training(folder: Path, epochs: int, engine: Engine) -> tuple[float, float]:
-    """Seconds that a classifier's epochs took, and that the rest of its stage took."""
+def _timed(context: Context, loop: Callable[..., None], *arguments: Any) -> None:
+    """A training loop that leaves the seconds from its first step to its last in the stage's folder, those of the clock
+    and those of the processor in its process."""
+    marks: list[tuple[float, float]] = []
+
+    def on_step() -> None:
+        context.on_step()
+        marks.append((time.monotonic(), time.process_time()))
+
+    loop(replace(context, on_step=on_step), *arguments)
+    spent = [last - first for first, last in zip(marks[0], marks[-1], strict=True)]
+    (context.folder / TIMES).write_text(json.dumps(spent), encoding="utf-8")
+
+
+class Timing:
+    """Runs the trainings of another engine with `_timed` around their loops."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+
+    def train(self, loop: Callable[..., None], *args: Any, folder: Path) -> None:
+        self.engine.train(_timed, loop, *args, folder=folder)
+
+    def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
+        return self.engine.map(function, items, gpu=gpu)
+
+
+def training(folder: Path, epochs: int, engine: Engine) -> tuple[float, float, float]:
+    """Seconds of a classifier's steps, the processor's in them, and those of the rest of its stage."""
     changes = {"classifier.epochs": epochs, "data.root": str(folder / "data")}
     store = Store(folder / f"store-{time.monotonic_ns()}")
-    pipeline = Pipeline(change_config(load_config(CONFIG), changes), store, engine)
-    made = pipeline.classifier()
-    batch, images = pipeline.config.classifier.batch, len(pipeline.train)
-    history = json.loads((made / "history.json").read_text(encoding="utf-8"))
-    own = sum((images - images % batch) / epoch["images_per_second"] for epoch in history)
-    return own, store.manifest(made)["seconds"] - own
+    made = Pipeline(change_config(load_config(CONFIG), changes), store, Timing(engine)).classifier()
+    own, processor = json.loads((made / TIMES).read_text(encoding="utf-8"))
+    return own, processor, store.manifest(made)["seconds"] - own
 
 
-def trainings(minutes: float, rounds: int) -> dict[str, list[list[float]]]:
-    """Own time and start-up of the training by each engine in turn, in a process that has one core and Ray."""
+def trainings(minutes: float, rounds: int) -> dict[str, Any]:
+    """`epochs`, and by engine the times of each round, in a process that has one core and Ray."""
     started(1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -75,11 +102,11 @@ def trainings(minutes: float, rounds: int) -> dict[str, list[list[float]]]:
             "RayEngine": lambda: RayEngine(1, folder),
         }
         training(folder, 1, LocalEngine(1))  # data are generated, torch is warm
-        epochs = max(1, round(60 * minutes / (training(folder, 2, LocalEngine(1))[0] / 2)))
-        found: dict[str, list[list[float]]] = {name: [] for name in engines} | {"epochs": [[epochs]]}
+        epochs = max(1, round(60 * minutes / (training(folder, 2, LocalEngine(1))[1] / 2)))
+        found: dict[str, Any] = {name: [] for name in engines} | {"epochs": epochs}
         for _ in range(rounds):
             for name, engine in engines.items():
-                found[name].append(list(training(folder, epochs, engine())))
+                found[name].append(training(folder, epochs, engine()))
     return found
 
 
@@ -113,7 +140,7 @@ def maps(cores: int, folder: Path) -> dict[str, float]:
     return found | {stage: store.manifest(outputs[stage])["seconds"] for stage in STAGES}
 
 
-def child(*words: str) -> dict:
+def child(*words: str) -> dict[str, Any]:
     """What this file prints as JSON, run with some words in a process of its own."""
     done = subprocess.run([sys.executable, __file__, *words], check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(done.stdout.splitlines()[-1])
@@ -122,14 +149,16 @@ def child(*words: str) -> dict:
 def compare_trainings(minutes: float, rounds: int) -> bool:
     """Print what the training cost by each engine; whether the bound is met."""
     found = child("--child", "train", "--minutes", str(minutes), "--rounds", str(rounds))
-    print(f"{found.pop('epochs')[0][0]} epochs, {rounds} in turn")
+    print(f"{found.pop('epochs')} epochs, {rounds} in turn")
+    medians: dict[str, list[float]] = {}
     for name, runs in found.items():
-        own, rest = ([f"{run[part]:.1f}" for run in runs] for part in (0, 1))
-        print(f"{name:12} training {', '.join(own)} s; start-up {', '.join(rest)} s")
-    ratios = [ray_[0] / local[0] for local, ray_ in zip(found["LocalEngine"], found["RayEngine"], strict=True)]
-    ratio = statistics.median(ratios)
-    print(verdict("time of RayEngine's training over LocalEngine's", ratio, 1.05))
-    return ratio <= 1.05
+        own, processor, rest = (", ".join(f"{value:.1f}" for value in part) for part in zip(*runs, strict=True))
+        print(f"{name:12} training {own} s, of the processor {processor} s; start-up {rest} s")
+        medians[name] = [statistics.median(part) for part in zip(*runs, strict=True)]
+    wall, processor, _ = (b / a for a, b in zip(medians["LocalEngine"], medians["RayEngine"], strict=True))
+    print(verdict("time of RayEngine's training over LocalEngine's", wall, 1.05))
+    print(verdict("the processor's time of one over the other's", processor, 1.05))
+    return processor <= 1.05
 
 
 def compare_maps(rounds: int) -> bool:

@@ -33,9 +33,9 @@ WORKERS = (1, 8, 64)
 SIZES = {"voc": (10582, 1464, 1449), "coco14": (82081, 82081, 40137)}
 """Images that train, whose masks choose, that report. COCO's preset chooses on those that train: their maps are needed
 anyway."""
-START = 16.7
+START = 24.4
 """Seconds that Ray Train takes to start a training and LocalEngine does not, on one core: `ray_engine.py`."""
-DRIVER = 0.040
+DRIVER = 0.11
 """Seconds of the driver a trial: `many_nodes.py`."""
 STEPS, PASSES = ("classifier", "affinity", "segmentation"), ("cam", "scores", "edge", "prediction", "displacement")
 """Trainings, and other parts that run a network."""
@@ -63,7 +63,7 @@ class Part:
         """Seconds with so many workers of so many cores each."""
         used = min(self.most, workers * (cores if self.kind == "crf" else 1))
         if self.kind == "train":
-            return self.total() / used + START
+            return self.total() / self.most * math.ceil(self.most / used) + START  # as slow as who has the most images
         if self.kind == "serial":
             return self.total()
         in_turn = math.ceil(math.ceil(self.images / SHARD) / used) * SHARD  # images of who has the most shards
@@ -78,7 +78,13 @@ def mapped(name: str, seconds: dict[str, float], images: float, *, chunk: float 
 def classifier_part(config: Config, seconds: dict[str, float], images: int) -> Part:
     section = config.classifier
     drawn = (section.batch + section.bank_images) / section.batch
-    return Part("classifier", "train", seconds["classifier"], section.epochs * images * drawn, section.batch)
+    return Part(
+        "classifier",
+        "train",
+        seconds["classifier"],
+        section.epochs * images * drawn,
+        section.batch + section.bank_images,
+    )
 
 
 def final_parts(name: str, config: Config, seconds: dict[str, float]) -> list[Part]:

@@ -4,7 +4,7 @@
 
 Runs voc.yaml and coco14.yaml through all their stages on a few images that it makes: JPEGs of 375 x 500 with 2 labels
 each, and of 480 x 640 with 3; networks start from random weights, which take the same time. What it writes is what
-benchmarks/scaling.py counts with. Trainings are timed by their second epoch. On a GPU take 64 images, so that the
+benchmarks/scaling.py counts with. Trainings are timed by the last step. On a GPU take 64 images, so that the
 batches are the published ones; by default they are half of the images.
 """
 
@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -52,20 +53,35 @@ NAMES = {
 """The functions that stages map over shards, by what the tables call them."""
 
 
+CLOCK = time.perf_counter if default_device().type == "cuda" else time.process_time
+"""On a core that others may use too, the processor's own time says more."""
+
+
 class Timed(LocalEngine):
-    """Works in this process, and notes seconds and images of what is mapped."""
+    """Works in this process, and notes when a training made its steps, and seconds and images of what is mapped."""
 
     def __init__(self) -> None:
         super().__init__(1)
+        self.steps: dict[str, list[float]] = defaultdict(list)
         self.seconds: dict[str, float] = defaultdict(float)
         self.images: Counter[str] = Counter()
+
+    def train(self, loop: Callable[..., None], *args: Any, folder: Path) -> None:
+        steps = self.steps[folder.parent.name]
+        self.watched = lambda: nullcontext(lambda: steps.append(CLOCK()))
+        super().train(loop, *args, folder=folder)
+        self.watched = lambda: nullcontext(lambda: None)
+
+    def step(self, stage: str) -> float:
+        """Seconds of the last step, which has the one before it in the same epoch."""
+        return self.steps[stage][-1] - self.steps[stage][-2]
 
     def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
         assert isinstance(function, partial)
         name = NAMES[f"{function.func.__module__.rpartition('.')[2]}.{function.func.__name__}"]
-        items, begin = list(items), time.perf_counter()
+        items, begin = list(items), CLOCK()
         yield from list(super().map(function, items, gpu=gpu))
-        self.seconds[name] += time.perf_counter() - begin
+        self.seconds[name] += CLOCK() - begin
         self.images[name] += sum(len(item) for item in items)  # type: ignore[arg-type]  # items are shards
 
 
@@ -104,22 +120,18 @@ def costs(name: str, images: int, folder: Path) -> dict[str, dict[str, float]]:
     pipeline = Pipeline(config, store, engine)
     pipeline.proxy("train")
     pipeline.run()
-    trained = {"classifier": pipeline.classifier(), "segmentation": pipeline.segmentation()}
-    if config.pseudo.method == "irn":
-        trained["affinity"] = pipeline.affinity()
     seconds = {part: total / engine.images[part] for part, total in engine.seconds.items()}
-    for part, made in trained.items():
-        history = json.loads((made / "history.json").read_text(encoding="utf-8"))
-        seconds[part] = 1 / history[-1]["images_per_second"]
-    section = config.classifier  # of every image in a step, those from the bank too
-    seconds["classifier"] *= section.batch / (section.batch + section.bank_images)
+    section = config.classifier  # its steps have images from the bank too
+    in_a_step = {"classifier": section.batch + section.bank_images, "segmentation": config.segmentation.batch}
+    in_a_step["affinity"] = config.affinity.batch
+    seconds |= {stage: engine.step(stage) / in_a_step[stage] for stage in engine.steps}
     if config.pseudo.method == "irn":
         how = numerics(config.affinity.precision, default_device())
         net = IRN(config.backbone)
-        net.load_state_dict(torch.load(trained["affinity"] / WEIGHTS, map_location="cpu", weights_only=True))
-        net, begin = how.place(net), time.perf_counter()
+        net.load_state_dict(torch.load(pipeline.affinity() / WEIGHTS, map_location="cpu", weights_only=True))
+        net, begin = how.place(net), CLOCK()
         mean_displacement(net, config.affinity, config.backbone, pipeline.data, pipeline.train, how)
-        seconds["displacement"] = (time.perf_counter() - begin) / images
+        seconds["displacement"] = (CLOCK() - begin) / images
     files = list((root / "JPEGImages").iterdir())
     sizes = {"jpeg": sum(file.stat().st_size for file in files) / len(files)}
     sizes["cam"] = store.manifest(pipeline.cam("train"))["bytes"] / images
