@@ -103,6 +103,8 @@ def check_nodes(places: Sequence[Address]) -> None:
     for name, reference in asked.items():
         try:
             there, missing = ray.get(reference, timeout=120)
+        except ray.exceptions.TaskUnschedulableError:  # lost since it was listed; the others do its work
+            continue
         except Exception as error:
             problems.append(f"node {name} does not have this project, or can't run it: {str(error).splitlines()[-1]}")
             continue

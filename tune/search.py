@@ -102,7 +102,7 @@ def run_trials(
             num_samples=trials,
             time_budget_s=max(1.0, deadline - time.monotonic()) if math.isfinite(deadline) else None,
             max_concurrent_trials=at_once,
-            reuse_actors=True,
+            reuse_actors=workers == 1,  # one that waits for Ray Train can't be given another trial when it is stopped
         ),
         run_config=RunConfig(
             name=f"{study.study_name}-{int(time.time())}",
