@@ -78,7 +78,9 @@ def run_trials(
     """Run `trials` more trials of the study with Ray Tune; `trainable` as `run_trial`."""
     at_once = slots(workers, gpus)
     search = StudySearch(study, space, trials, deadline)
-    asha, epochs = space.asha, space.base.classifier.epochs
+    # Ray Train keeps the places of workers whose trial is stopped, so that the next one would wait for ever: trials of
+    # several workers run in full.
+    asha, epochs = space.asha if workers == 1 else None, space.base.classifier.epochs
     scheduler = (
         ASHAScheduler(
             time_attr="epoch",

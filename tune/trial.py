@@ -155,7 +155,7 @@ def run_trial(given: dict[str, Any], *, job: Job) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, chosen = job.space, json.loads(given["changes"])
     config = space.config(chosen)
-    told = Previewer(space, job.store, chosen, space.rungs(config))
+    told = Previewer(space, job.store, chosen, space.rungs(config) if job.workers == 1 else [])
     last = {"epoch": 0}
 
     def on_epoch(metrics: dict[str, float], state: dict[str, Any]) -> None:

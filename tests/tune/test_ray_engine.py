@@ -224,9 +224,8 @@ def test_a_search_on_a_cluster_survives_the_loss_of_a_node_with_the_same_numbers
 
 
 @pytest.mark.slow
-def test_trials_of_several_workers_run_and_a_stopped_one_frees_what_it_held(tmp_path: Path) -> None:
-    """One trial at a time on two cores: the third would wait for ever if the second, stopped early, kept its workers.
-    The second learns next to nothing."""
+def test_trials_of_several_workers_run_one_after_the_other_in_full(tmp_path: Path) -> None:
+    """Two cores hold one at a time; the second learns next to nothing, and is not stopped early for it."""
     here = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(here)[:2])
     space_file = tmp_path / "tiny.yaml"
@@ -237,4 +236,4 @@ def test_trials_of_several_workers_run_and_a_stopped_one_frees_what_it_held(tmp_
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
     done = counted(load_study("s", tmp_path / "results"))
-    assert len(done) == 3 and any(t.state == TrialState.PRUNED for t in done), output
+    assert [t.state for t in done] == [TrialState.COMPLETE] * 3, output
