@@ -101,3 +101,8 @@ def s3(s3_server: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureR
     bucket = re.sub("[^a-z0-9]+", "-", request.node.name.lower())[-60:].strip("-")
     with urllib.request.urlopen(urllib.request.Request(f"{s3_server}/{bucket}", method="PUT")):
         return f"s3://{bucket}/a/store"
+
+
+@pytest.fixture
+def address(s3: str) -> str:
+    return s3

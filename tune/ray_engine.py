@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import ray
 import ray.train
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchConfig, TorchTrainer, get_device
-from ray.tune.integration.ray_train import TuneReportCallback
 
 from sfc.engine import Context, Item, Output, Step
 from sfc.errors import Diverged, UserError
@@ -39,16 +38,6 @@ SAID = 30.0
 
 class ProcessDied(UserError):
     """A task's process died as often as it was tried."""
-
-
-class Told(Protocol):
-    """What a trial wants to hear of a training whose workers are other processes: called on rank 0."""
-
-    rungs: list[int]
-    """Epochs at which it does."""
-
-    def __call__(self, metrics: dict[str, float], state: dict[str, Any]) -> dict[str, Any]:
-        """What goes to Tune, from an epoch's metrics and state."""
 
 
 @contextmanager
@@ -73,24 +62,17 @@ def node() -> str:
 
 def _worker(given: dict[str, Any]) -> None:
     """What each worker of Ray Train runs."""
-    place, folder, told = ray.train.get_context(), Path(given["folder"]), given["told"]
+    place, folder = ray.train.get_context(), Path(given["folder"])
     if given["cpus"]:
         torch.set_num_threads(given["cpus"])
-    rank = place.get_world_rank()
-
-    def on_report(metrics: dict[str, float], state: dict[str, Any]) -> None:
-        if told is not None and int(metrics["epoch"]) in told.rungs:
-            ray.train.report(told(metrics, state) if rank == 0 else {})
-
     try:
         with watched(given["timeout"]) as step:
             context = Context(
                 folder,
-                rank=rank,
+                rank=place.get_world_rank(),
                 world_size=place.get_world_size(),
                 device=get_device(),
                 loader_workers=min(8, given["cpus"]) if get_device().type == "cuda" else 0,
-                on_report=on_report,
                 on_step=step,
             )
             given["loop"](context, *given["arguments"])
@@ -120,14 +102,14 @@ class RayEngine:
     """Runs stages on the Ray cluster that this process is connected to.
 
     A training has `workers` workers while the cluster holds them, and goes on from its last checkpoint with fewer when
-    a node is lost: the effective batch is the setting, so that its result does not depend on their number.
+    a node is lost: the effective batch is the setting, and their number changes the order of sums alone.
 
     Args:
         workers: of a training.
         results: folder, seen by every node, for Ray Train's own files.
         beside: runs that share the cluster with this one.
         gpus: of each worker; None: one where the cluster has any.
-        told: hears of a training's epochs, where this process is a trial's.
+        in_trial: this process is a trial of Ray Tune's.
         timeout: see TIMEOUT.
     """
 
@@ -138,11 +120,11 @@ class RayEngine:
         *,
         beside: int = 1,
         gpus: float | None = None,
-        told: Told | None = None,
+        in_trial: bool = False,
         timeout: float = TIMEOUT,
     ) -> None:
         self.workers, self.results, self.beside = workers, results.absolute(), beside
-        self.told, self.timeout = told, timeout
+        self.in_trial, self.timeout = in_trial, timeout
         there = ray.cluster_resources()
         self.cpus = int(there.get("CPU", 1))
         self.gpus = gpus if gpus is not None else float(there.get("GPU", 0) > 0)
@@ -152,14 +134,14 @@ class RayEngine:
     def train(self, loop: Callable[..., None], *args: Any, folder: Path) -> None:
         (folder / REASON).unlink(missing_ok=True)
         cpus = 1 if self.gpus else max(1, self.cpus // (self.workers * self.beside))
-        given = {"loop": loop, "arguments": args, "folder": str(folder), "cpus": cpus}
+        given = {"loop": loop, "arguments": args, "folder": str(folder), "cpus": cpus, "timeout": self.timeout}
         # A trial itself holds a hundredth of a CPU: with whole ones the last of a full cluster would wait for ever.
-        share = cpus - 0.01 if self.told is not None and cpus == 1 else float(cpus)
+        share = cpus - 0.01 if self.in_trial and cpus == 1 else float(cpus)
         resources = {"CPU": share} | ({"GPU": self.gpus} if self.gpus else {})
         os.environ.setdefault(STARTED, "15")
         trainer = TorchTrainer(
             _worker,
-            train_loop_config=given | {"told": self.told, "timeout": self.timeout},
+            train_loop_config=given,
             scaling_config=ScalingConfig(
                 num_workers=(1, self.workers) if self.workers > 1 else 1,
                 use_gpu=bool(self.gpus),
@@ -171,7 +153,6 @@ class RayEngine:
                 name=f"{folder.parent.name}-{folder.stem}-{os.getpid()}-{time.time_ns()}",
                 storage_path=str(self.results / "ray"),
                 failure_config=FailureConfig(max_failures=RETRIES),
-                callbacks=[TuneReportCallback()] if self.told is not None else [],
             ),
         )
         trainer.fit()

@@ -34,7 +34,8 @@ def one_driver(path: Path) -> Iterator[None]:
     Raises:
         UserError: another process drives the study.
     """
-    with writable(path.parent), path.open("a") as file:
+    writable(path.parent)
+    with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -44,8 +45,7 @@ def one_driver(path: Path) -> Iterator[None]:
         yield
 
 
-@contextmanager
-def writable(folder: Path) -> Iterator[None]:
+def writable(folder: Path) -> None:
     """Make a folder; what can't be written there is said as such.
 
     Raises:
@@ -57,7 +57,6 @@ def writable(folder: Path) -> Iterator[None]:
             raise PermissionError(13, "Permission denied")
     except OSError as error:
         raise UserError(f"the folder {folder} can't be written: {error.strerror}; name another by --results") from None
-    yield
 
 
 def check_database(path: Path) -> None:
@@ -99,12 +98,12 @@ def storage_at(results: Path) -> optuna.storages.BaseStorage:
     address = os.environ.get(STORAGE, "")
     if address.startswith("journal:"):
         path = Path(address.removeprefix("journal:")).absolute()
-        with writable(path.parent):
-            return JournalStorage(JournalFileBackend(str(path)))
+        writable(path.parent)
+        return JournalStorage(JournalFileBackend(str(path)))
     arguments: dict[str, Any] = {}
     if not address:
-        with writable(results):
-            path = (results / "optuna.db").absolute()
+        writable(results)
+        path = (results / "optuna.db").absolute()
         check_database(path)
         address, arguments = f"sqlite:///{path}", {"connect_args": {"timeout": 30}}
     try:

@@ -83,8 +83,7 @@ def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, Ed
         study.set_user_attr("final", space.file.final.model_dump(mode="json"))
     else:
         match = GENERATION.fullmatch(known)
-        after = _create(f"{name}@{int(match['number']) + 1 if match else 2}", storage, space, study, edit)
-        study = after
+        study = _create(f"{name}@{int(match['number']) + 1 if match else 2}", storage, space, study, edit)
     # With the same seed again, a continued study would draw what it drew at first.
     study.sampler = make_sampler(space.file.budget.seed + len(study.get_trials(deepcopy=False)))
     return study, edit

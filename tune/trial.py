@@ -42,21 +42,6 @@ class Job:
     """Trials that run at the same time."""
 
 
-@dataclass(frozen=True)
-class Previewer:
-    """What a trial tells Tune at a rung, wherever its training runs."""
-
-    space: Space
-    store: Address
-    chosen: dict[str, Value]
-    rungs: list[int]
-
-    def __call__(self, metrics: dict[str, float], state: dict[str, Any]) -> dict[str, Any]:
-        pipeline = Pipeline(self.space.config(self.chosen), open_store(self.store), LocalEngine(1))
-        value = preview(pipeline, self.space.file.objective, state)
-        return {"objective": value, "epoch": int(metrics["epoch"]), "history": json.dumps(state["history"])}
-
-
 def collect(pipeline: Pipeline, result: Result, what: str) -> None:
     """Add the numbers of a stage, `seed`, `pseudo` or `proxy`, to a result.
 
@@ -155,20 +140,21 @@ def run_trial(given: dict[str, Any], *, job: Job) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, chosen = job.space, json.loads(given["changes"])
     config = space.config(chosen)
-    told = Previewer(space, job.store, chosen, space.rungs(config) if job.workers == 1 else [])
+    rungs = space.rungs(config)
     last = {"epoch": 0}
 
     def on_epoch(metrics: dict[str, float], state: dict[str, Any]) -> None:
         last["epoch"] = int(metrics["epoch"])
-        if last["epoch"] in told.rungs:
-            ray.tune.report(told(metrics, state))
+        if last["epoch"] in rungs:
+            value = preview(pipeline, space.file.objective, state)
+            ray.tune.report({"objective": value, "epoch": last["epoch"], "history": json.dumps(state["history"])})
 
     try:
         if job.workers == 1:
             engine: Engine = LocalEngine(1, on_epoch, watched)
         else:
             gpus = job.gpus / job.workers
-            engine = RayEngine(job.workers, job.results, beside=job.at_once, gpus=gpus, told=told)
+            engine = RayEngine(job.workers, job.results, beside=job.at_once, gpus=gpus, in_trial=True)
         pipeline = Pipeline(config, open_store(job.store), engine)
         tried = search_inner(pipeline, space, chosen, given["number"])
         report = finished(pipeline, space, chosen, tried)
