@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sfc.engine import available_cpus
+from sfc.runtime.engine import available_cpus
 
 
 def in_turn(calls: dict[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:

@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from common import blobs, machine, photograph, verdict
 
-from sfc.engine import LocalEngine, available_cpus
 from sfc.refine.crf import PRESETS, crf_probabilities
+from sfc.runtime.engine import LocalEngine, available_cpus
 
 CHANNELS = 6
 

@@ -17,7 +17,7 @@ from PIL import Image
 
 from sfc.data.dataset import Dataset, open_folder
 from sfc.data.images import write_mask
-from sfc.metrics import confusion
+from sfc.scoring.metrics import confusion
 from sfc.stages.evaluation import count
 
 CHANNELS, BOUND = 21, 10.0

@@ -24,9 +24,9 @@ from optuna.trial import TrialState
 from PIL import Image
 
 from sfc.errors import UserError
-from sfc.scores import CONFUSION, IMAGES, METRICS, recompute
-from tune.study import counted, load_study, values_of
-from tune.tracking import EXPERIMENT, tracking_uri
+from sfc.scoring.tally import CONFUSION, IMAGES, METRICS, recompute
+from tune.study.study import counted, load_study, values_of
+from tune.tracking.tracker import EXPERIMENT, tracking_uri
 
 ROOT = Path(__file__).resolve().parents[1]
 STUDY = "killed"

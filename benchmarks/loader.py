@@ -1,6 +1,6 @@
 """Images a second of the data loader against those of the training step: python benchmarks/loader.py [--gpu]
 
-JPEGs of VOC's size, the published augmentation at crop 512, read as `sfc.fit` reads them. The step is that of
+JPEGs of VOC's size, the published augmentation at crop 512, read as the training reads them. The step is that of
 benchmarks/training_step.py (on a CPU 384 x 384, which is faster than 512 x 512 and so the harder comparison).
 """
 
@@ -21,8 +21,8 @@ from training_step import step
 from sfc.config import Classifier
 from sfc.data.crops import Crops
 from sfc.data.dataset import open_folder
-from sfc.engine import available_cpus
-from sfc.image_bank import Recipe
+from sfc.method.image_bank import Recipe
+from sfc.runtime.engine import available_cpus
 
 IMAGES, BATCH = 160, 20
 

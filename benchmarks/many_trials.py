@@ -22,15 +22,15 @@ from no_work import SPACE, no_work
 from rich.console import Console
 
 from sfc.pipeline import Pipeline
-from sfc.store import Store
-from tune.cluster import connect
-from tune.progress import Progress
+from sfc.runtime.store import Store
+from tune.cluster.connect import connect
 from tune.search import run_trials
-from tune.searcher import StudySearch
-from tune.space import Space, load_space
-from tune.study import complete, open_study
-from tune.tracking import Tracker, tracking_uri
-from tune.trial_log import TrialLogger
+from tune.space.space_file import Space, load_space
+from tune.study.ask_tell import StudySearch
+from tune.study.progress import Progress
+from tune.study.study import complete, open_study
+from tune.tracking.tracker import Tracker, tracking_uri
+from tune.tracking.trial_log import TrialLogger
 
 
 class Search(NamedTuple):

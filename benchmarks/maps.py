@@ -17,11 +17,11 @@ import torch.nn.functional as F
 from common import blobs, machine, verdict
 from torch import Tensor
 
-from sfc.cam import over_maximum, resize
 from sfc.config import Cam, Pseudo
-from sfc.maps import load_maps, save_maps, sum_scales
+from sfc.method.cam import over_maximum, resize
 from sfc.refine.seeds import hard_labels
-from sfc.scores import Tally, numbers
+from sfc.runtime.map_files import load_maps, save_maps, sum_scales
+from sfc.scoring.tally import Tally, numbers
 
 CHANNELS, STRIDE = 21, 16
 

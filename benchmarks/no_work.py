@@ -48,7 +48,7 @@ def sleep(given: dict[str, Any], *, job: Any, meeting: Path, slots: int, blocks:
 
     Args:
         given: the trial's number and settings.
-        job: as `tune.trial.run_trial` has it.
+        job: as `tune.study.trial.run_trial` has it.
         meeting: empty folder.
         slots: trials at a time.
         blocks: seconds of the trials after those, and how many of each.

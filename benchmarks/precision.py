@@ -5,10 +5,10 @@ import time
 
 import torch
 
+from sfc.config.files import load_config
 from sfc.data.crops import Crop
-from sfc.engine import Numerics, bf16_gains, default_device
-from sfc.models.sfc_net import SFCNet
-from sfc.settings import load_config
+from sfc.method.network import SFCNet
+from sfc.runtime.engine import Numerics, bf16_gains, default_device
 from sfc.stages.classifier import Msdw
 
 STEPS = 12

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from sfc.affinity import lines
 from sfc.config import Walk
+from sfc.refine.affinity import lines
 from sfc.refine.random_walk import random_walk
 
 MAPS = 3

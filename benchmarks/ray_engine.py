@@ -29,12 +29,12 @@ import ray
 import torch
 from common import machine, verdict
 
-from sfc.engine import Context, Engine, Item, LocalEngine, Output
+from sfc.config.files import change_config, load_config
 from sfc.pipeline import Pipeline
-from sfc.settings import change_config, load_config
-from sfc.store import Store
-from tune.cluster import OBJECT_STORE
-from tune.ray_engine import RayEngine
+from sfc.runtime.engine import Context, Engine, Item, LocalEngine, Output
+from sfc.runtime.store import Store
+from tune.cluster.connect import OBJECT_STORE
+from tune.cluster.ray_engine import RayEngine
 
 CONFIG = "synthetic.yaml"
 IMAGES, SIZE = 1200, 128

@@ -21,12 +21,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sfc.config import Config
-from sfc.engine import SHARD
-from sfc.settings import load_config
+from sfc.config.files import load_config
+from sfc.runtime.engine import SHARD
+from sfc.runtime.store import Store
 from sfc.stages.evaluation import CHUNK
-from sfc.stages.proxy import CRF_IMAGES
-from sfc.store import Store
-from tune.budget import measured
+from sfc.stages.proxies import CRF_IMAGES
+from tune.study.estimate import measured
 
 COSTS = Path(__file__).with_name("scaling.json")
 WORKERS = (1, 8, 64)

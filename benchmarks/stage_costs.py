@@ -28,14 +28,14 @@ import torch
 from common import blobs, machine, photograph
 from PIL import Image
 
+from sfc.config.files import change_config, load_config
 from sfc.data.images import write_mask
-from sfc.engine import Item, LocalEngine, Output, default_device, numerics
-from sfc.fit import WEIGHTS
-from sfc.models.irn import IRN
 from sfc.pipeline import Pipeline
-from sfc.settings import change_config, load_config
+from sfc.refine.irn import IRN
+from sfc.runtime.engine import Item, LocalEngine, Output, default_device, numerics
+from sfc.runtime.store import Store
+from sfc.runtime.training import WEIGHTS
 from sfc.stages.affinity import mean_displacement
-from sfc.store import Store
 
 SETS = {"voc": (20, 375, 500, 2), "coco14": (80, 480, 640, 3)}
 """Classes, height, width, labels of an image."""

@@ -16,12 +16,12 @@ import yaml
 from rich.console import Console
 
 from benchmarks.common import machine
-from sfc.engine import LocalEngine
+from sfc.runtime.engine import LocalEngine
 from tune import search
+from tune.cluster.configurations import run_config
 from tune.final import best_config
-from tune.runs import run_config
-from tune.space import SPACES
-from tune.study import complete, load_study
+from tune.space.space_file import SPACES
+from tune.study.study import complete, load_study
 
 TRIALS = {"staged": 12, "flat": 30}
 

@@ -20,12 +20,12 @@ import torch.nn.functional as F
 from common import in_turn, machine, verdict
 from torch import Tensor
 
-from sfc.cam import BACKGROUND_FACTOR, EPS, classifier_map, resize, valid_mask
 from sfc.config import Backbone, Classifier
 from sfc.data.crops import Crop, normalise
-from sfc.engine import Numerics, available_cpus
-from sfc.losses import classification_loss, prototype_consistency, scale_consistency
-from sfc.models.sfc_net import Features, SFCNet, score
+from sfc.method.cam import BACKGROUND_FACTOR, EPS, classifier_map, resize, valid_mask
+from sfc.method.losses import classification_loss, prototype_consistency, scale_consistency
+from sfc.method.network import Features, SFCNet, score
+from sfc.runtime.engine import Numerics, available_cpus
 from sfc.stages.classifier import Msdw
 
 CLASSES = 20

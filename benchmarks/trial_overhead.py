@@ -12,13 +12,13 @@ import torch
 from rich.console import Console
 
 from sfc.__main__ import set_up_logging
-from sfc.engine import LocalEngine
 from sfc.pipeline import Pipeline
-from sfc.store import Store
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.store import Store
 from tune import search
-from tune.cluster import OBJECT_STORE
-from tune.study import complete, load_study, values_of
-from tune.trial import everything
+from tune.cluster.connect import OBJECT_STORE
+from tune.study.study import complete, load_study, values_of
+from tune.study.trial import everything
 
 TRIALS = 6
 SPACE = """

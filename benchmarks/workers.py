@@ -13,12 +13,12 @@ import ray
 import torch
 
 from benchmarks.common import machine, verdict
-from sfc.engine import LocalEngine
+from sfc.config.files import absolute, change_config, load_config
 from sfc.pipeline import Pipeline
-from sfc.settings import absolute, change_config, load_config
-from sfc.store import Store
-from tune.cluster import OBJECT_STORE
-from tune.ray_engine import RayEngine
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.store import Store
+from tune.cluster.connect import OBJECT_STORE
+from tune.cluster.ray_engine import RayEngine
 
 METRICS = ("seed/best_miou", "seed_val/miou")
 

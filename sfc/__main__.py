@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Table
 
 from sfc.config import Config
+from sfc.config.files import dump_config, load_config
 from sfc.errors import Diverged, UserError
-from sfc.settings import dump_config, load_config
 
 if TYPE_CHECKING:  # commands import what they need: `show` without torch
     import numpy as np
 
     from sfc.data import Dataset
-    from sfc.store import Address
+    from sfc.runtime.store import Address
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -44,9 +44,9 @@ def set_up_logging() -> None:
 
 
 def _run(config: Config, store: Address) -> int:
-    from sfc.engine import LocalEngine
     from sfc.pipeline import Pipeline
-    from sfc.store import open_store
+    from sfc.runtime.engine import LocalEngine
+    from sfc.runtime.store import open_store
 
     def report(metrics: dict[str, float], _: object) -> None:
         losses = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k not in ("epoch", "images_per_second"))
@@ -129,9 +129,9 @@ def _import_checkpoint(file: Path, out: Path | None, config: Config | None) -> i
     import torch
 
     from sfc.data import open_dataset
-    from sfc.models import reference
-    from sfc.models.irn import IRN
-    from sfc.models.sfc_net import SFCNet
+    from sfc.method.network import SFCNet
+    from sfc.networks import published_checkpoints as reference
+    from sfc.refine.irn import IRN
 
     checkpoint = reference.read_checkpoint(file, "import-checkpoint")
     if config is None:
@@ -156,7 +156,7 @@ def _import_checkpoint(file: Path, out: Path | None, config: Config | None) -> i
 
 def _export_checkpoint(file: Path, out: Path) -> int:
     """Write a checkpoint as the published code does."""
-    from sfc.models import reference
+    from sfc.networks import published_checkpoints as reference
 
     reference.write_published(reference.read_checkpoint(file, "export-checkpoint"), out)
     print(f"written to {out}, under the published names")

@@ -16,10 +16,15 @@ import torch
 
 from sfc.config import Affinity, Backbone, Classifier, Config
 from sfc.data import Dataset, Split, open_dataset
-from sfc.engine import Engine, default_device
 from sfc.errors import UserError
-from sfc.stages import affinity, cam, classifier, edge, evaluation, proxy, pseudo, seed, segmentation
-from sfc.store import Store, digest
+from sfc.runtime.engine import Engine, default_device
+from sfc.runtime.store import Store, digest
+from sfc.stages import affinity, classifier, evaluation, segmentation
+from sfc.stages import edges as edge
+from sfc.stages import labels as pseudo
+from sfc.stages import maps as cam
+from sfc.stages import proxies as proxy
+from sfc.stages import seeds as seed
 
 RULE = {"fusion", "background", "threshold", "offset"}
 """Settings of the section pseudo that make seeds of maps."""

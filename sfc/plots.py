@@ -14,8 +14,8 @@ from PIL import Image
 from sfc.config import Pseudo
 from sfc.data import Dataset
 from sfc.data.images import VOID, palette, read_mask
-from sfc.maps import load_maps
 from sfc.refine.seeds import hard_labels, strongest
+from sfc.runtime.map_files import load_maps
 
 COLOURS = np.array(palette(), np.uint8).reshape(-1, 3)
 COLUMN = 1.7
@@ -141,7 +141,7 @@ def curves(path: Path, history: Sequence[dict[str, float]]) -> None:
 
     Args:
         path: a PNG file.
-        history: from `sfc.fit.fit`.
+        history: from `sfc.runtime.training.fit`.
     """
     if not history:
         return

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-import sfc.settings
+import sfc.config.files
 
 ROOT = Path(__file__).resolve().parent.parent
 METHOD = sorted((ROOT / "sfc").rglob("*.py"))
@@ -37,8 +37,8 @@ def relative(path: Path) -> str:
 
 
 def test_there_is_something_to_check() -> None:
-    assert {"sfc/fit.py", "sfc/stages/cam.py"} <= set(map(relative, METHOD))
-    assert "sfc.cam" in imports(ROOT / "sfc" / "losses.py")
+    assert {"sfc/runtime/training.py", "sfc/stages/maps.py"} <= set(map(relative, METHOD))
+    assert "sfc.method.cam" in imports(ROOT / "sfc" / "method" / "losses.py")
 
 
 @pytest.mark.parametrize("path", METHOD, ids=relative)
@@ -89,7 +89,7 @@ def test_nothing_that_is_loaded_can_run_code(path: Path) -> None:
         if name == "np.load":
             assert argument(call, "allow_pickle") in (None, False), where
         if name == "yaml.load":
-            assert path.name == "settings.py" and ast.unparse(call.args[1]) == "_Loader", where
+            assert path.name == "files.py" and ast.unparse(call.args[1]) == "_Loader", where
         assert name not in {"yaml.unsafe_load", "yaml.full_load", "yaml.load_all", "eval", "exec", "np.fromstring"}, (
             where
         )
@@ -105,6 +105,6 @@ def test_nothing_that_is_loaded_can_run_code(path: Path) -> None:
 
 
 def test_the_loader_of_settings_is_a_safe_one() -> None:
-    assert issubclass(sfc.settings._Loader, yaml.SafeLoader)
+    assert issubclass(sfc.config.files._Loader, yaml.SafeLoader)
     with pytest.raises(yaml.YAMLError):
-        sfc.settings.parse_yaml("!!python/object/apply:os.getcwd []")
+        sfc.config.files.parse_yaml("!!python/object/apply:os.getcwd []")

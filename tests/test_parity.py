@@ -20,21 +20,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfc.affinity import irn_losses, lines
-from sfc.cam import fuse, offset_background, resize, valid_mask
 from sfc.config import Affinity, Backbone, Cam, Classifier, Crf, Pseudo, Walk
-from sfc.distribution import distribution_weights
-from sfc.fit import build_optimiser, decay
-from sfc.losses import classification_loss, prototype_consistency, scale_consistency
-from sfc.maps import sum_scales
-from sfc.models.irn import IRN, infer, pair_edge
-from sfc.models.reference import load_checkpoint, our_name
-from sfc.models.sfc_net import SFCNet, score
+from sfc.method.cam import fuse, offset_background, resize, valid_mask
+from sfc.method.losses import classification_loss, prototype_consistency, scale_consistency
+from sfc.method.network import SFCNet, score
+from sfc.method.weighting import distribution_weights
+from sfc.networks.published_checkpoints import load_checkpoint, our_name
+from sfc.refine.affinity import irn_losses, lines
 from sfc.refine.crf import crf_labels, ir_labels
+from sfc.refine.irn import IRN, infer, pair_edge
 from sfc.refine.random_walk import random_walk, walk_labels
 from sfc.refine.seeds import as_classes
-from sfc.stages.cam import infer as infer_maps
-from sfc.stages.cam import scaled_size
+from sfc.runtime.map_files import sum_scales
+from sfc.runtime.training import build_optimiser, decay
+from sfc.stages.maps import infer as infer_maps
+from sfc.stages.maps import scaled_size
 
 KEPT = Path(__file__).parent / "data" / "parity"
 FOLDER = Path(os.environ.get("SFC_PARITY") or KEPT)

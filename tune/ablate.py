@@ -21,20 +21,20 @@ from rich.console import Console
 
 from sfc.__main__ import guarded, set_up_logging
 from sfc.config import Config
-from sfc.engine import LocalEngine
+from sfc.config.files import EXPERIMENTS, absolute, change_config, find_file, load_config, parse_override
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
-from sfc.settings import EXPERIMENTS, absolute, change_config, find_file, load_config, parse_override
-from sfc.store import Address, digest, open_store, store_address, write_atomic
-from tune import tables
-from tune.cluster import connect, results_folder
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.store import Address, digest, open_store, store_address, write_atomic
+from tune.cluster.configurations import run_all
+from tune.cluster.connect import connect, results_folder
+from tune.evidence import tables
 from tune.final import best_config
-from tune.plan import Plan, arm_configs, load_plan
-from tune.progress import duration
-from tune.runs import run_all
-from tune.storage import one_driver
-from tune.study import load_study
-from tune.tracking import Tracker, fixed_settings, flat, masks_seen, tracking_uri, versions
+from tune.space.plan_file import Plan, arm_configs, load_plan
+from tune.study.progress import duration
+from tune.study.storage import one_driver
+from tune.study.study import load_study
+from tune.tracking.tracker import Tracker, fixed_settings, flat, masks_seen, tracking_uri, versions
 
 
 def start_points(plan: Plan, given: argparse.Namespace) -> tuple[Config, Config | None]:

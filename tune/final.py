@@ -20,19 +20,19 @@ from rich.table import Table
 from sfc import plots
 from sfc.__main__ import guarded, set_up_logging
 from sfc.config import Config
-from sfc.engine import LocalEngine
+from sfc.config.files import change_config, dump_config, merge, nest, parse_override
 from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline
-from sfc.settings import change_config, dump_config, merge, nest, parse_override
-from sfc.stages.pseudo import LABELS
-from sfc.store import Address, digest, open_store, store_address, write_atomic
-from tune.cluster import connect, results_folder
-from tune.parameter import Value
-from tune.runs import Run, run_all
-from tune.stats import kendall
-from tune.study import complete, load_study, name_of, values_of
-from tune.tracking import EXPERIMENT, Tracker, masks_seen, tracking_uri, versions, without_password
-from tune.trial_log import FIGURE_IMAGES
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.store import Address, digest, open_store, store_address, write_atomic
+from sfc.stages.labels import LABELS
+from tune.cluster.configurations import Run, run_all
+from tune.cluster.connect import connect, results_folder
+from tune.evidence.stats import kendall
+from tune.space.parameter import Value
+from tune.study.study import complete, load_study, name_of, values_of
+from tune.tracking.tracker import EXPERIMENT, Tracker, masks_seen, tracking_uri, versions, without_password
+from tune.tracking.trial_log import FIGURE_IMAGES
 
 FINALS = "finals.json"
 

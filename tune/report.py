@@ -22,15 +22,16 @@ from optuna.trial import FrozenTrial
 
 from sfc.__main__ import guarded, set_up_logging
 from sfc.config import Pseudo
+from sfc.config.files import change_config
 from sfc.data import Dataset, open_dataset
 from sfc.errors import UserError
-from sfc.settings import change_config
-from sfc.store import write_atomic
-from tune import charts, evidence
-from tune.evidence import Evidence, number, spread
-from tune.importance import LEAST, STEADY, inner_trials, settings_of, shares
-from tune.study import load_study, name_of
-from tune.tracking import versions
+from sfc.runtime.store import write_atomic
+from tune.evidence import charts
+from tune.evidence import findings as evidence
+from tune.evidence.findings import Evidence, number, spread
+from tune.evidence.importance import LEAST, STEADY, inner_trials, settings_of, shares
+from tune.study.study import load_study, name_of
+from tune.tracking.tracker import versions
 
 LISTED = 20
 """Complete trials in the leaderboard itself; the others are folded below it."""
@@ -242,7 +243,11 @@ def page(study: optuna.Study, results: Path, command: str = "") -> str:
         top.append(e.reference)
     inner = inner_trials(e.ranked)
     environment = Environment(
-        loader=PackageLoader("tune"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        loader=PackageLoader("tune.evidence"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
     )
     environment.filters |= {"number": number, "spread": spread, "breakable": breakable}
     return environment.get_template("report.html").render(

@@ -21,24 +21,24 @@ from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from rich.console import Console
 
 from sfc.__main__ import guarded, set_up_logging
-from sfc.engine import available_cpus
+from sfc.config.files import dump_config
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
-from sfc.settings import dump_config
-from sfc.store import Address, open_store, store_address
-from tune.budget import outlook
-from tune.cluster import check_nodes, connect, results_folder, slots
-from tune.dry_run import show_plan
+from sfc.runtime.engine import available_cpus
+from sfc.runtime.store import Address, open_store, store_address
+from tune.cluster.connect import check_nodes, connect, results_folder, slots
+from tune.cluster.ray_engine import RETRIES
 from tune.final import best_config, run_final, show_final
-from tune.progress import Progress, show_edit, show_proxies, show_study
-from tune.ray_engine import RETRIES
-from tune.searcher import StudySearch
-from tune.space import PROXIES, Space, load_space, seconds
-from tune.storage import one_driver
-from tune.study import complete, counted, default_name, in_time, load_study, open_study, repair, values_of
-from tune.tracking import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions, without_password
-from tune.trial import Job, run_trial
-from tune.trial_log import TrialLogger
+from tune.space.space_file import PROXIES, Space, load_space, seconds
+from tune.study.ask_tell import StudySearch
+from tune.study.dry_run import show_plan
+from tune.study.estimate import outlook
+from tune.study.progress import Progress, show_edit, show_proxies, show_study
+from tune.study.storage import one_driver
+from tune.study.study import complete, counted, default_name, in_time, load_study, open_study, repair, values_of
+from tune.study.trial import Job, run_trial
+from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions, without_password
+from tune.tracking.trial_log import TrialLogger
 
 
 def check_objective(space: Space, store: Address) -> Pipeline:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from sfc.data.dataset import Dataset, Split
 from sfc.data.images import VOID, read_mask
-from sfc.image_bank import Recipe
+from sfc.method.image_bank import Recipe
 
 
 class Crop(NamedTuple):

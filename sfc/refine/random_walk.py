@@ -17,9 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfc.affinity import Offset, lines, pair_affinity
-from sfc.cam import resize
 from sfc.config import Walk
+from sfc.method.cam import resize
+from sfc.refine.affinity import Offset, lines, pair_affinity
 
 TOLERANCE = 1e-8
 """Of the walk, against all its steps taken one by one."""

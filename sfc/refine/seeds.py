@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sfc.cam import fuse, offset_background
 from sfc.config import Pseudo
 from sfc.data.images import VOID
+from sfc.method.cam import fuse, offset_background
 
 
 def ruled_maps(cam: Tensor, prototype: Tensor, section: Pseudo, fusion: float) -> Tensor:

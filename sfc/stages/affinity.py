@@ -11,19 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfc.affinity import irn_losses
 from sfc.config import Affinity, Backbone, Pseudo
 from sfc.data import Dataset, Split
 from sfc.data.crops import Crop, Crops, normalise
 from sfc.data.images import write_mask
-from sfc.engine import Context, Engine, Numerics, numerics, shards
-from sfc.fit import WEIGHTS, fit, save
-from sfc.image_bank import ImageBank, epoch_batches
-from sfc.maps import load_maps
-from sfc.models.irn import IRN, infer
-from sfc.models.reference import load_checkpoint
+from sfc.method.image_bank import ImageBank, epoch_batches
+from sfc.networks.published_checkpoints import load_checkpoint
+from sfc.refine.affinity import irn_losses
 from sfc.refine.crf import ir_labels
+from sfc.refine.irn import IRN, infer
 from sfc.refine.seeds import as_classes, ruled_maps
+from sfc.runtime.engine import Context, Engine, Numerics, numerics, shards
+from sfc.runtime.map_files import load_maps
+from sfc.runtime.training import WEIGHTS, fit, save
 
 VERSION = 1
 LABELS = "labels"

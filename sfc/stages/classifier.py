@@ -8,17 +8,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sfc.cam import resize, valid_mask
 from sfc.config import Backbone, Classifier
 from sfc.data import Dataset, Split
 from sfc.data.crops import Crop, Crops, normalise
-from sfc.distribution import distribution_weights, resampling_term
-from sfc.engine import Context, Engine, numerics
-from sfc.fit import WEIGHTS, fit, save
-from sfc.image_bank import ImageBank, epoch_batches
-from sfc.losses import classification_loss, prototype_consistency, scale_consistency
-from sfc.models.reference import load_checkpoint
-from sfc.models.sfc_net import SFCNet, score
+from sfc.method.cam import resize, valid_mask
+from sfc.method.image_bank import ImageBank, epoch_batches
+from sfc.method.losses import classification_loss, prototype_consistency, scale_consistency
+from sfc.method.network import SFCNet, score
+from sfc.method.weighting import distribution_weights, resampling_term
+from sfc.networks.published_checkpoints import load_checkpoint
+from sfc.runtime.engine import Context, Engine, numerics
+from sfc.runtime.training import WEIGHTS, fit, save
 
 VERSION = 1
 

@@ -14,16 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfc.cam import resize
 from sfc.config import SCALE_PRESETS, Backbone, Evaluation, Segmentation
 from sfc.data import Dataset, Split
 from sfc.data.crops import normalise
 from sfc.data.images import read_mask, write_mask
-from sfc.engine import Engine, Numerics, available_cpus, default_device, numerics, shards
-from sfc.fit import WEIGHTS
-from sfc.models.deeplab import build_deeplab
+from sfc.method.cam import resize
+from sfc.networks.deeplab import build_deeplab
 from sfc.refine.crf import CLIP, PRESETS, crf_probabilities
-from sfc.scores import Tally, merge
+from sfc.runtime.engine import Engine, Numerics, available_cpus, default_device, numerics, shards
+from sfc.runtime.training import WEIGHTS
+from sfc.scoring.tally import Tally, merge
 
 VERSION = 2
 CHUNK = 400
@@ -142,7 +142,7 @@ def run(
     split: Split,
     counts: np.ndarray,
 ) -> None:
-    """Write `predictions/ID.png` and, where the split has masks, its scores (`sfc.scores.Tally.write`) with
+    """Write `predictions/ID.png` and, where the split has masks, its scores (`sfc.scoring.tally.Tally.write`) with
     `test_time` and `initialisation`, the backbone and the weights that the training started from.
 
     Networks and CRFs take turns, so that a GPU never waits for a CRF and a CRF has every core.

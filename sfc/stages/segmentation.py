@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from sfc.config import Backbone, Segmentation
 from sfc.data import Dataset, Split
 from sfc.data.crops import Crop, Crops, normalise
-from sfc.engine import Context, Engine, numerics
 from sfc.errors import UserError
-from sfc.fit import WEIGHTS, fit, save
-from sfc.image_bank import ImageBank, Recipe, epoch_batches
-from sfc.losses import pixel_loss
-from sfc.models.deeplab import backbone_of, build_deeplab, parameter_groups
+from sfc.method.image_bank import ImageBank, Recipe, epoch_batches
+from sfc.method.losses import pixel_loss
+from sfc.networks.deeplab import backbone_of, build_deeplab, parameter_groups
+from sfc.runtime.engine import Context, Engine, numerics
+from sfc.runtime.training import WEIGHTS, fit, save
 
 VERSION = 2
 

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from sfc.config import Config, Data
-from sfc.engine import LocalEngine
 from sfc.pipeline import Pipeline, Result
-from sfc.store import Store
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.store import Store
 
 
 @pytest.mark.parametrize(

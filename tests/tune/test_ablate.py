@@ -10,12 +10,12 @@ import pytest
 from mlflow import MlflowClient
 
 from sfc.config import Config
+from sfc.config.files import absolute, change_config, load_config
 from sfc.errors import UserError
-from sfc.settings import absolute, change_config, load_config
 from tests.tune.conftest import ROOT, TINY, command
 from tune.ablate import changes_of, check_data, main
-from tune.storage import storage_at
-from tune.tracking import EXPERIMENT, tracking_uri
+from tune.study.storage import storage_at
+from tune.tracking.tracker import EXPERIMENT, tracking_uri
 
 PLAN = """
 base: synthetic.yaml

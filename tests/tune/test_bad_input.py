@@ -106,7 +106,7 @@ def test_more_gpus_than_there_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     import ray
 
     from sfc.errors import UserError
-    from tune.cluster import slots
+    from tune.cluster.connect import slots
 
     monkeypatch.setattr(ray, "cluster_resources", lambda: {"CPU": 2.0})
     with pytest.raises(UserError, match="cluster has 2 CPUs and 0 GPUs"):

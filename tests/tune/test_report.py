@@ -19,14 +19,15 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
 from PIL import Image
 
-from sfc.engine import LocalEngine
+from sfc.config.files import change_config, load_config
 from sfc.pipeline import Pipeline
-from sfc.settings import change_config, load_config
-from sfc.store import Store
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.store import Store
 from tests.tune.conftest import TINY
-from tests.tune.test_tables import ablation
-from tune import report, tables
-from tune.study import storage_at
+from tests.tune.evidence.test_tables import ablation
+from tune import report
+from tune.evidence import tables
+from tune.study.study import storage_at
 
 EVIL = '<img src="http://evil.example/x.png" onerror=alert(1)> & $\\frac$'
 NAME = 'a study"><script src="http://evil.example/x.js"></script>'

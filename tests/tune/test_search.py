@@ -12,10 +12,10 @@ from mlflow import MlflowClient
 from optuna.trial import TrialState
 from PIL import Image
 
-from sfc.settings import load_config
+from sfc.config.files import load_config
 from tests.tune.conftest import ROOT, TINY, command
-from tune.study import complete, counted, load_study
-from tune.tracking import EXPERIMENT, tracking_uri
+from tune.study.study import complete, counted, load_study
+from tune.tracking.tracker import EXPERIMENT, tracking_uri
 
 SEARCH = str(ROOT / "tune" / "search.py")
 
@@ -155,7 +155,7 @@ def test_a_search_of_which_every_trial_diverges_says_so_and_fails(tmp_path: Path
 
 
 def test_no_second_driver_runs_a_study(tmp_path: Path, space_file: Path) -> None:
-    from tune.storage import one_driver
+    from tune.study.storage import one_driver
 
     (tmp_path / "results").mkdir()
     with one_driver(tmp_path / "results" / "studies" / "tiny.lock"):

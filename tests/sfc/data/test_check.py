@@ -11,7 +11,7 @@ from sfc.config import Data
 from sfc.data.check import check_data
 from sfc.data.crops import make_crop
 from sfc.data.dataset import open_folder
-from sfc.distribution import distribution_weights
+from sfc.method.weighting import distribution_weights
 from tests.sfc.data.test_images import LARGE, flat_png
 
 Voc = Callable[..., Path]

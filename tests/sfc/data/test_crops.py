@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 from sfc.data import Dataset
 from sfc.data.crops import Crops, make_crop, normalise
 from sfc.data.dataset import open_folder
-from sfc.image_bank import BLANK, Recipe
+from sfc.method.image_bank import BLANK, Recipe
 
 
 def bright(height: int, width: int) -> Image.Image:

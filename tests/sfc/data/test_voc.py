@@ -13,8 +13,8 @@ from sfc.config import Data
 from sfc.data import open_dataset
 from sfc.data.prepared import Known
 from sfc.data.voc import CLASSES, KNOWN, WITH_CLASS, prepare_voc, read_mat, verify_voc
-from sfc.distribution import distribution_weights
 from sfc.errors import UserError
+from sfc.method.weighting import distribution_weights
 from tests.sfc.data.conftest import SHAPE, write_mat
 
 Root = Callable[..., Path]

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from sfc.config import Pseudo
-from sfc.metrics import THRESHOLDS, confusion, seed_histogram, sweep
 from sfc.refine.seeds import as_classes, hard_labels, ruled_maps, strongest
+from sfc.scoring.metrics import THRESHOLDS, confusion, seed_histogram, sweep
 
 
 @pytest.fixture

@@ -10,8 +10,11 @@ import pytest
 
 from sfc.config import Backbone, Cam, Classifier, Evaluation, Pseudo, Segmentation
 from sfc.data import Dataset, Split
-from sfc.engine import LocalEngine
-from sfc.stages import cam, classifier, evaluation, pseudo, seed, segmentation
+from sfc.runtime.engine import LocalEngine
+from sfc.stages import classifier, evaluation, segmentation
+from sfc.stages import labels as pseudo
+from sfc.stages import maps as cam
+from sfc.stages import seeds as seed
 
 BACKBONE = Backbone(name="small", mean=(0.5,) * 3, std=(0.25,) * 3, frozen_stages=0, freeze_norm=False)
 CLASSIFIER = Classifier(

@@ -11,22 +11,24 @@ import pytest
 import torch
 
 from sfc.config import Affinity, Backbone, Config, Crf, Pseudo, Walk
+from sfc.config.files import change_config
 from sfc.data.crops import normalise
 from sfc.data.dataset import open_folder
 from sfc.data.images import VOID, read_mask
-from sfc.engine import LocalEngine
 from sfc.errors import UserError
-from sfc.fit import HISTORY, WEIGHTS
-from sfc.maps import load_edge, load_maps, save_edge, save_maps
-from sfc.models.irn import IRN, infer
-from sfc.models.sfc_net import SFCNet
+from sfc.method.network import SFCNet
 from sfc.pipeline import Pipeline
 from sfc.refine.crf import ir_labels
+from sfc.refine.irn import IRN, infer
 from sfc.refine.random_walk import walk_labels
 from sfc.refine.seeds import as_classes, ruled_maps
-from sfc.settings import change_config
-from sfc.stages import affinity, classifier, edge, pseudo
-from sfc.store import Store
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.map_files import load_edge, load_maps, save_edge, save_maps
+from sfc.runtime.store import Store
+from sfc.runtime.training import HISTORY, WEIGHTS
+from sfc.stages import affinity, classifier
+from sfc.stages import edges as edge
+from sfc.stages import labels as pseudo
 from tests.sfc.stages.conftest import BACKBONE, CLASSIFIER, World
 
 AFFINITY = Affinity(epochs=2, batch=4, crop=32, radius=3, lr=0.05, displacement_lr=0.05, precision="fp32")

@@ -10,8 +10,8 @@ from torch.utils.data import default_collate
 from sfc.config import Backbone, Classifier
 from sfc.data import Dataset
 from sfc.data.crops import Crop, Crops
-from sfc.image_bank import BLANK, Recipe
-from sfc.models.sfc_net import SFCNet
+from sfc.method.image_bank import BLANK, Recipe
+from sfc.method.network import SFCNet
 from sfc.stages.classifier import Msdw
 
 WEIGHTS = torch.tensor([0.5, 0.7, 1.2, 1.6])

@@ -15,10 +15,10 @@ from sfc.data import Split
 from sfc.data.crops import Crop
 from sfc.data.images import read_mask
 from sfc.errors import UserError
-from sfc.metrics import confusion, summarise
-from sfc.models.deeplab import build_deeplab
+from sfc.networks.deeplab import build_deeplab
 from sfc.refine.crf import PRESETS
-from sfc.scores import recompute
+from sfc.scoring.metrics import confusion, summarise
+from sfc.scoring.tally import recompute
 from sfc.stages import evaluation, segmentation
 from sfc.stages.evaluation import predict
 from sfc.stages.segmentation import PixelLoss, Schedule, check_batch

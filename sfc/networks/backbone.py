@@ -1,0 +1,151 @@
+"""Backbones: four stages of features from torchvision's networks, and a small one that learns from scratch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from sfc.config import Backbone as BackboneSection
+from sfc.errors import UserError
+from sfc.networks.checkpoint import differences, read_tensors
+
+Name = Literal["small", "resnet18", "resnet50", "resnet101", "mobilenet_v2"]
+
+
+class Backbone(nn.Module):
+    """A stem and four stages; the output stride is 16, or 8 for a dilated ResNet (`small`: 4).
+
+    Args:
+        stem: module before the first stage.
+        stages: the four stages.
+        channels: channels of each stage's output.
+        frozen_stages: the stem and this many stages learn nothing (0: everything learns). As published (2), the
+            gradient is cut behind them.
+        freeze_norm: batch norm never trains: running statistics always, scale and shift learn with the rest.
+    """
+
+    def __init__(
+        self, stem: nn.Module, stages: list[nn.Module], channels: list[int], frozen_stages: int, freeze_norm: bool
+    ) -> None:
+        super().__init__()
+        self.stem = stem
+        self.stages = nn.ModuleList(stages)
+        self.channels = channels
+        self.frozen_stages = frozen_stages
+        self.freeze_norm = freeze_norm
+        if frozen_stages:
+            for module in [stem, *stages[:frozen_stages]]:
+                module.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> Backbone:
+        super().train(mode)
+        frozen = [self.stem, *self.stages[: self.frozen_stages]] if self.frozen_stages else []
+        for part in frozen if not self.freeze_norm else [self]:
+            for module in part.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        return self
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """(N, 3, H, W), normalised -> the four stages' outputs."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not self.frozen_stages):
+            x = self.stem(image)
+        outputs = []
+        for number, stage in enumerate(self.stages, start=1):
+            with torch.set_grad_enabled(torch.is_grad_enabled() and number > self.frozen_stages):
+                x = stage(x)
+            outputs.append(x)
+        return outputs
+
+
+class _Block(nn.Module):
+    """A 3x3 convolution with group norm and a shortcut. Group norm, for small batches and any number of workers."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm = nn.GroupNorm(8, outputs)
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.norm(self.conv(x)) + self.shortcut(x)).relu()
+
+
+def _small() -> tuple[nn.Module, list[nn.Module], list[int]]:
+    channels = [32, 32, 32, 48]
+    # One wide convolution down to a quarter: a first stage at half the size would cost more than all four stages.
+    stem = nn.Sequential(nn.Conv2d(3, 32, 7, 4, 3, bias=False), nn.GroupNorm(8, 32), nn.ReLU())
+    blocks: list[nn.Module] = [_Block(i, o) for i, o in zip([32, *channels[:-1]], channels, strict=True)]
+    return stem, blocks, channels
+
+
+def _resnet(network: nn.Module, output_stride: int) -> tuple[nn.Module, list[nn.Module], list[int]]:
+    first = network.layer4[0]
+    # layer4 keeps its resolution without dilation at output stride 16; DeepLabV2 dilates layer3 and layer4 at 8.
+    for layer, dilation in [(network.layer4, 1)] if output_stride == 16 else [(network.layer3, 2), (network.layer4, 4)]:
+        for module in layer.modules():
+            if isinstance(module, nn.Conv2d):
+                module.stride = (1, 1)
+                if module.kernel_size == (3, 3):
+                    module.dilation = module.padding = (dilation, dilation)
+    stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
+    width = first.conv1.in_channels
+    channels = [width // 4, width // 2, width, 2 * width]
+    return stem, [network.layer1, network.layer2, network.layer3, network.layer4], channels
+
+
+def _mobilenet(network: nn.Module) -> tuple[nn.Module, list[nn.Module], list[int]]:
+    layers = network.features
+    for module in layers[14].modules():  # the last block that halves: output stride 16 instead of 32
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.stride = (1, 1)
+    return layers[:2], [layers[2:4], layers[4:7], layers[7:14], layers[14:]], [24, 32, 96, 1280]
+
+
+def _load(network: nn.Module, file: Path) -> None:
+    """Weights from a state dictionary; classifier weights may lack or stand in it, everything else must fit."""
+    if not file.is_file():
+        raise UserError(f"backbone.weights: there is no file {file}, and no torchvision weights of that name")
+    state = read_tensors(file, "backbone.weights")
+    head = ("fc.", "classifier.")
+    own = {k: v for k, v in network.state_dict().items() if not k.startswith(head)}
+    given = {k: v for k, v in state.items() if not k.startswith(head)}
+    if wrong := differences(own, given):
+        raise UserError(f"backbone.weights: {file} does not fit the backbone: {wrong}")
+    network.load_state_dict(given, strict=False)
+
+
+def build_backbone(section: BackboneSection, output_stride: Literal[8, 16] = 16) -> Backbone:
+    """The configured backbone with its weights.
+
+    Args:
+        section: which, its weights, what is frozen.
+        output_stride: of a ResNet; mobilenet_v2 (16) and small (4) have strides of their own.
+
+    Raises:
+        UserError: the weights file is missing, unreadable, or made for another network.
+    """
+    if section.name == "small":
+        stem, stages, channels = _small()
+        backbone = Backbone(stem, stages, channels, section.frozen_stages, section.freeze_norm)
+        if section.weights:
+            _load(backbone, Path(section.weights))
+        return backbone
+    build: Callable[..., nn.Module] = getattr(torchvision.models, section.name)
+    known = [w.name for w in torchvision.models.get_model_weights(section.name)]
+    named = section.weights in known
+    try:
+        network = build(weights=section.weights if named else None)
+    except OSError as error:
+        raise UserError(
+            f"backbone.weights: torchvision's {section.weights} can't be fetched ({error}); name a file instead"
+        ) from None
+    if section.weights and not named:
+        _load(network, Path(section.weights))
+    parts = _mobilenet(network) if section.name == "mobilenet_v2" else _resnet(network, output_stride)
+    return Backbone(*parts, section.frozen_stages, section.freeze_norm)

@@ -1,0 +1,66 @@
+"""What stages that run a trained classifier share: its loading, and images of one size together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sfc.config import Backbone
+from sfc.data import Dataset, Split
+from sfc.data.crops import normalise
+from sfc.method.network import SFCNet
+from sfc.runtime.engine import Numerics
+
+Item = TypeVar("Item")
+BATCH_PIXELS = 512 * 512
+"""Images of one size go through the network together up to this many pixels; it changes the speed alone."""
+
+
+@lru_cache(maxsize=1)
+def load_classifier(weights: Path, backbone: Backbone, classes: int, how: Numerics) -> SFCNet:
+    """A trained network on its device, in eval mode; kept for the next shard."""
+    net = SFCNet(backbone.model_copy(update={"weights": None}), classes)
+    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
+    return how.place(net).eval()
+
+
+def by_shape(items: Iterable[tuple[Sequence[int], Item]], pixels: int) -> Iterator[list[Item]]:
+    """Groups of items of one shape, each given out as soon as one more would take it above `pixels`.
+
+    Args:
+        items: (..., H, W) and what has this shape; read one by one, so that only unfinished groups are held.
+        pixels: of a group, H x W for each item; a larger item is a group of its own.
+    """
+    waiting: dict[tuple[int, ...], list[Item]] = {}
+    for size, item in items:
+        shape = tuple(size)
+        group = waiting.setdefault(shape, [])
+        group.append(item)
+        if (len(group) + 1) * shape[-2] * shape[-1] > pixels:
+            yield waiting.pop(shape)
+    yield from waiting.values()
+
+
+def image_batches(
+    indices: Iterable[int], data: Dataset, split: Split, backbone: Backbone, device: torch.device
+) -> Iterator[tuple[list[int], Tensor]]:
+    """Images of a split by their size.
+
+    Returns:
+        Indices, and these images (N, 3, H, W) float32 as the backbone wants them.
+    """
+
+    def images() -> Iterator[tuple[Sequence[int], tuple[int, np.ndarray]]]:
+        for i in indices:
+            image = np.asarray(data.image(split.ids[i]))
+            yield image.shape[:2], (i, image)
+
+    for group in by_shape(images(), BATCH_PIXELS):
+        pixels = torch.from_numpy(np.stack([image for _, image in group])).permute(0, 3, 1, 2)
+        yield [i for i, _ in group], normalise(pixels.to(device), None, backbone.mean, backbone.std)

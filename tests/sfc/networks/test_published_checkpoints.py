@@ -1,0 +1,205 @@
+"""Published checkpoints in and out, and files that are none."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from sfc.__main__ import main
+from sfc.config import Backbone
+from sfc.errors import UserError
+from sfc.method.network import SFCNet
+from sfc.networks import published_checkpoints as reference
+from sfc.networks.published_checkpoints import Checkpoint, duplicate_names, load_checkpoint, our_name, published_name
+from sfc.refine.irn import IRN
+
+CLASSES = 3
+
+
+def network(kind: str) -> SFCNet | IRN:
+    section = Backbone(name="resnet50")
+    return IRN(section) if kind == "irn" else SFCNet(section, CLASSES)
+
+
+@pytest.fixture(scope="module", params=["sfc", "irn"])
+def published(request: pytest.FixtureRequest) -> tuple[str, dict[str, Tensor]]:
+    """Kind and state in the published naming, without duplicates; tensors without memory."""
+    with torch.device("meta"):
+        net = network(request.param)
+    state = {published_name(k): torch.zeros(v.shape, dtype=v.dtype).fill_(0.5) for k, v in net.state_dict().items()}
+    return request.param, state
+
+
+def duplicated(kind: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return state | {copy: tensor for name, tensor in state.items() for copy in duplicate_names(name, kind)}
+
+
+def parallel(kind: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {f"module.{name}": tensor for name, tensor in state.items()}
+
+
+def nothing_but_stages(kind: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    copies = {next(duplicate_names(n, kind)): t for n, t in state.items() if n.startswith("resnet50.")}
+    return {n: t for n, t in state.items() if not n.startswith("resnet50.")} | copies
+
+
+def lists_of_heads(kind: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    heads = [t for name, t in state.items() if not name.startswith("resnet50.")]
+    return state | {f"newly_added.{i}.weight": t for i, t in enumerate(heads)} | {"resnet50.fc.bias": torch.ones(1000)}
+
+
+def as_it_is(kind: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    return state
+
+
+@pytest.mark.parametrize("under_net", [True, False])
+@pytest.mark.parametrize(
+    "form", [as_it_is, duplicated, parallel, nothing_but_stages, lists_of_heads], ids=lambda form: form.__name__
+)
+def test_every_form_of_a_published_checkpoint_is_read(
+    published: tuple[str, dict[str, Tensor]], tmp_path: Path, under_net: bool, form: Callable
+) -> None:
+    kind, state = published
+    given = form(kind, state)
+    torch.save({"net": given} if under_net else given, tmp_path / "c.pth")
+    found = reference.read_checkpoint(tmp_path / "c.pth", "x")
+    assert found.kind == kind and found.classes == (CLASSES if kind == "sfc" else None)
+    assert found.state.keys() == {our_name(name, kind) for name in state}
+    reference.check_fit(found, reference.published_network(found), tmp_path, "x")
+
+
+def test_names_go_there_and_back(published: tuple[str, dict[str, Tensor]]) -> None:
+    kind, state = published
+    for name in state:
+        ours = our_name(name, kind)
+        assert published_name(ours) == name and our_name(ours, kind) == ours
+        copies = list(duplicate_names(name, kind))
+        assert len(copies) == (2 if name.startswith("resnet50.") else 0)
+        assert all(our_name(copy, kind) == ours for copy in copies)
+
+
+def test_the_stages_are_numbered_as_published() -> None:
+    assert list(duplicate_names("resnet50.bn1.bias", "sfc")) == ["stage0.1.bias", "backbone.0.1.bias"]
+    assert list(duplicate_names("resnet50.layer2.3.conv1.weight", "sfc")) == [
+        "stage2.0.3.conv1.weight",
+        "backbone.2.0.3.conv1.weight",
+    ]
+    assert next(duplicate_names("resnet50.layer2.3.conv1.weight", "irn")) == "stage3.0.3.conv1.weight"
+
+
+@pytest.mark.parametrize("kind", ["sfc", "irn"])
+def test_a_network_that_is_written_and_read_is_itself(kind: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    one, two = network(kind).eval(), network(kind).eval()
+    reference.write_published(Checkpoint(kind, one.state_dict()), tmp_path / "out" / "c.pth")
+    saved = torch.load(tmp_path / "out" / "c.pth", weights_only=True)["net"]
+    shared = "resnet50.layer1.0.conv1.weight"
+    assert all(saved[copy].data_ptr() == saved[shared].data_ptr() for copy in duplicate_names(shared, kind))
+    load_checkpoint(two, tmp_path / "out" / "c.pth", "x")
+    assert all(torch.equal(v, two.state_dict()[k]) for k, v in one.state_dict().items())
+
+
+def refused(state: Any, net: SFCNet | IRN, tmp_path: Path, words: str) -> None:
+    torch.save(state, tmp_path / "c.pth")
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    with pytest.raises(UserError, match=words):
+        load_checkpoint(net, tmp_path / "c.pth", "classifier.weights")
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+def test_what_is_missing_unexpected_or_of_another_shape_is_named(small: Backbone, tmp_path: Path) -> None:
+    net = SFCNet(small, CLASSES)
+    state = net.state_dict()
+    gone = {k: v for k, v in state.items() if k != "f9.weight"}
+    refused(gone, net, tmp_path, r"classifier\.weights: .*c\.pth does not fit SFC .*: 1 missing: f9\.weight$")
+    refused(state | {"more.weight": torch.ones(7)}, net, tmp_path, r": 1 unexpected: more\.weight$")
+    wrong = state | {"sides.1.weight": torch.ones(5, 6, 1, 1)}
+    refused(
+        wrong, net, tmp_path, r": 1 of another shape: sides\.1\.weight \(5, 6, 1, 1\) instead of \(\d+, 32, 1, 1\)$"
+    )
+    refused(gone | {"more.weight": torch.ones(7)}, net, tmp_path, r"1 missing: .*; 1 unexpected: ")
+
+
+def test_another_class_count_is_named(small: Backbone, tmp_path: Path) -> None:
+    refused(SFCNet(small, 20).state_dict(), SFCNet(small, 7), tmp_path, "trained for 20 classes, the data has 7")
+
+
+def test_another_backbone_or_network_is_refused(small: Backbone, tmp_path: Path) -> None:
+    net = SFCNet(small, CLASSES)
+    refused(SFCNet(Backbone(name="resnet18"), CLASSES).state_dict(), net, tmp_path, "does not fit SFC on this backbone")
+    refused(IRN(small).state_dict(), net, tmp_path, "is a checkpoint of IRN, not of SFC")
+    refused(net.state_dict(), IRN(small), tmp_path, "is a checkpoint of SFC, not of IRN")
+    refused(
+        {"conv1.weight": torch.ones(3)}, net, tmp_path, r"neither an SFC nor an IRN checkpoint; it holds conv1\.weight"
+    )
+    refused({}, net, tmp_path, "neither")
+
+
+def test_copies_that_differ_are_refused(published: tuple[str, dict[str, Tensor]], tmp_path: Path) -> None:
+    _, state = published
+    torch.save(state | {"backbone.0.0.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "c.pth")
+    with pytest.raises(UserError, match=r"backbone\.0\.0\.weight differs from resnet50\.conv1\.weight"):
+        reference.read_checkpoint(tmp_path / "c.pth", "x")
+
+
+class Evil:
+    """A pickle that leaves a file behind when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"PK\x03\x04 half a zip", "evil", "evil zip", None])
+def test_a_file_that_is_no_checkpoint_or_would_run_code_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture, content: bytes | str | None
+) -> None:
+    file, trace = tmp_path / "c.pth", tmp_path / "trace"
+    if content == "evil":
+        file.write_bytes(pickle.dumps({"net": Evil(trace)}))
+    elif content == "evil zip":
+        torch.save({"net": {"f9.weight": Evil(trace)}}, file)
+    elif content is not None:
+        file.write_bytes(content)
+    assert main(["import-checkpoint", str(file)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: import-checkpoint: ") and str(file) in said and "Traceback" not in said
+    assert not trace.exists()
+
+
+def test_the_commands_convert_there_and_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    net = SFCNet(Backbone(name="resnet50"), CLASSES)
+    torch.save(net.state_dict(), "model.pt")
+    assert main(["export-checkpoint", "model.pt", "--out", "best.pth"]) == 0
+    assert main(["import-checkpoint", "best.pth"]) == 0
+    said = capsys.readouterr().out
+    assert "SFC, 3 classes" in said and "classifier.weights=results/imported/best.pt" in said
+    back = torch.load("results/imported/best.pt", weights_only=True)
+    assert back.keys() == net.state_dict().keys()
+    assert all(torch.equal(v, back[k]) for k, v in net.state_dict().items())
+
+
+def test_a_configuration_s_classes_and_backbone_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture, small: Backbone
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = ["data.synthetic.train=4", "data.synthetic.select=2", "data.synthetic.val=2"]
+    torch.save(SFCNet(small, 9).state_dict(), "nine.pt")
+    assert main(["import-checkpoint", "nine.pt", "synthetic.yaml", *data]) == 2
+    assert "trained for 9 classes, the data has 10" in capsys.readouterr().err
+    torch.save(SFCNet(small, 10).state_dict(), "ten.pt")
+    assert main(["import-checkpoint", "ten.pt", "synthetic.yaml", *data, "--out", "ours.pt"]) == 0
+    assert Path("ours.pt").is_file()
+    assert main(["import-checkpoint", "ten.pt"]) == 2
+    assert "does not fit SFC on this backbone" in capsys.readouterr().err

@@ -1,0 +1,239 @@
+"""The engine on Ray: the same as the local one, for any number of workers; processes and nodes that die or hang."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+import torch
+from optuna.trial import TrialState
+from ray.cluster_utils import Cluster
+
+from sfc.config import Config
+from sfc.config.files import absolute, change_config, load_config
+from sfc.data.images import read_mask
+from sfc.errors import Diverged, UserError
+from sfc.pipeline import Pipeline
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.store import Store
+from sfc.runtime.training import WEIGHTS
+from tests.tune.conftest import ROOT, SPACE, TINY, command
+from tune.cluster.ray_engine import RayEngine
+from tune.space.parameter import decode
+from tune.space.space_file import load_space
+from tune.study.study import complete, counted, load_study
+from tune.study.trial import search_inner
+
+ONE_FINAL = SPACE.replace("final: {top: 2, seeds: 2}", "final: {top: 1, seeds: 1}")
+WITHIN = 60.0
+"""Seconds that a loss may cost beside the work that was lost."""
+
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    """Three nodes: a head that works on nothing, and two with a core each."""
+    cluster = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 10**8, "include_dashboard": False}
+    )
+    for _ in range(2):
+        cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    root = tmp_path_factory.mktemp("data")
+    return absolute(load_config("synthetic.yaml", [*TINY, f"data.root={root}", "classifier.epochs=4"]))
+
+
+@contextlib.contextmanager
+def once(seen: Callable[[], object], do: Callable[[], None]) -> Iterator[None]:
+    """Do something as soon as something is seen, beside what is under way; the latter must have been under way."""
+    over, done = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not over.is_set():
+            if seen():
+                do()
+                done.set()
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=watch)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+    assert done.is_set(), "the work was over before anything could happen to it"
+
+
+def node_of(cluster: Cluster, pid_file: Path) -> object:
+    """The node whose worker wrote its process number to a file."""
+    parents = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
+    pid = int(pid_file.read_text())
+    while pid not in parents:
+        pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
+    return parents[pid]
+
+
+def pipeline(config: Config, folder: Path, engine: object) -> Pipeline:
+    return Pipeline(config, Store(folder / "store"), engine)  # type: ignore[arg-type]
+
+
+def slowly(item: int, folder: Path) -> int:
+    (folder / f"{item}.pid").write_text(str(os.getpid()))
+    time.sleep(0.5)
+    (folder / f"{item}.done").write_text("")
+    return item * item
+
+
+def hang_once(item: int, folder: Path) -> int:
+    marker = folder / "hung"
+    if item == 1 and not marker.exists():
+        marker.write_text("")
+        signal.pause()
+    return item
+
+
+def die(item: int) -> int:
+    if item == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return item
+
+
+def miss(item: int) -> bytes:
+    return Path("/nowhere/at/all.jpg").read_bytes()
+
+
+@pytest.mark.slow
+def test_shards_come_in_order_and_survive_a_node_a_hang_and_say_what_is_wrong(nodes: Cluster, tmp_path: Path) -> None:
+    engine = RayEngine(1, tmp_path, timeout=6)
+
+    def lose() -> None:
+        nodes.remove_node(node_of(nodes, next(tmp_path.glob("*.pid"))), allow_graceful=False)
+
+    with once(lambda: any(tmp_path.glob("*.done")), lose):
+        found = list(engine.map(partial(slowly, folder=tmp_path), range(12)))
+    assert found == [i * i for i in range(12)]
+    assert list(engine.map(partial(hang_once, folder=tmp_path), range(3))) == [0, 1, 2]
+    assert (tmp_path / "hung").exists()
+    with pytest.raises(UserError, match="died 3 times on the same work"):
+        list(engine.map(die, range(2)))
+    with pytest.raises(UserError, match=r"node .*: there is no /nowhere/at/all\.jpg"):
+        list(engine.map(miss, range(2)))
+    with pytest.raises(UserError, match="2 workers, but the cluster has 1 CPUs"):
+        RayEngine(2, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_training_and_a_crf_that_lose_a_node_end_as_if_nothing_had_happened(
+    nodes: Cluster, config: Config, tmp_path: Path
+) -> None:
+    """Two workers against one, undisturbed; then the same with a node lost in the training and one in the CRF."""
+    one_step = change_config(config, {"classifier.batch": 48, "classifier.epochs": 1, "classifier.head_lr": 1.0})
+    steps = [
+        torch.load(pipeline(one_step, tmp_path / name, engine).classifier() / WEIGHTS, weights_only=True)
+        for name, engine in (("step1", LocalEngine(1)), ("step2", RayEngine(2, tmp_path)))
+    ]
+    for name, tensor in steps[0].items():  # at a rate of 1 the heads differ by as much as their gradients
+        torch.testing.assert_close(steps[1][name], tensor, rtol=0, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+    alone = pipeline(config, tmp_path / "alone", LocalEngine(1))
+    whole = alone.run("pseudo")
+    two = pipeline(config, tmp_path / "two", RayEngine(2, tmp_path))
+    begin = time.monotonic()
+    two.classifier()
+    undisturbed = time.monotonic() - begin
+    assert abs(two.run("seed").metrics["seed/best_miou"] - whole.metrics["seed/best_miou"]) < 0.003
+
+    lossy = pipeline(config, tmp_path / "lossy", RayEngine(2, tmp_path))
+    partial_folder = tmp_path / "lossy" / "store" / "classifier"
+
+    def lose() -> None:
+        nodes.remove_node(nodes.worker_nodes.copy().pop(), allow_graceful=False)
+
+    begin = time.monotonic()
+    with once(lambda: any(partial_folder.glob("*.partial/checkpoint.pt")), lose):
+        lossy.classifier()
+    lost = time.monotonic() - begin - undisturbed
+    assert lost < WITHIN + undisturbed
+    print(f"undisturbed {undisturbed:.1f} s, with a lost node {lost:+.1f} s")
+
+    nodes.add_node(num_cpus=1, object_store_memory=10**8)
+    labels = tmp_path / "lossy" / "store" / "pseudo"
+    lossy.cam("train")
+    with once(lambda: any(labels.glob("*.partial/labels/*.png")), lose):
+        numbers = lossy.run("pseudo")
+    assert abs(numbers.metrics["seed/best_miou"] - whole.metrics["seed/best_miou"]) < 0.003
+    assert numbers.metrics["pseudo/coverage"] == whole.metrics["pseudo/coverage"]
+    [mine], [theirs] = (list((tmp_path / n / "store" / "pseudo").glob("*/labels")) for n in ("lossy", "alone"))
+    assert sorted(p.name for p in mine.iterdir()) == sorted(p.name for p in theirs.iterdir())
+    same = [np.mean(read_mask(p) == read_mask(theirs / p.name)) for p in mine.iterdir()]
+    assert np.mean(same) > 0.99
+
+
+@pytest.mark.slow
+def test_a_divergence_is_said_and_not_retried(nodes: Cluster, config: Config, tmp_path: Path) -> None:
+    diverging = pipeline(change_config(config, {"classifier.lr": 1e30}), tmp_path, RayEngine(2, tmp_path))
+    begin = time.monotonic()
+    with pytest.raises(Diverged, match="is not finite in epoch 1"):
+        diverging.classifier()
+    assert time.monotonic() - begin < WITHIN
+
+
+@pytest.mark.slow
+def test_a_search_on_a_cluster_survives_the_loss_of_a_node_with_the_same_numbers(
+    nodes: Cluster, tmp_path: Path
+) -> None:
+    """Trials on two nodes, one of which is lost in the middle of a training: nothing is lost, nothing twice."""
+    space_file = tmp_path / "tiny.yaml"
+    space_file.write_text(
+        ONE_FINAL.replace("choice: [0.05, 1.0e+30]", "choice: [0.05, 0.04]").replace("1.0e+30", "0.04")
+    )
+    words = ["--space", str(space_file), "--study", "s", "--address", nodes.address, "--trials", "3", *TINY]
+    process = command(str(ROOT / "tune" / "search.py"), *words, "classifier.epochs=6", folder=tmp_path)
+    results = tmp_path / "results"
+
+    def lose() -> None:
+        nodes.remove_node(nodes.worker_nodes.copy().pop(), allow_graceful=False)
+
+    with once(lambda: len(list((results / "store" / "classifier").glob("*.partial/checkpoint.pt"))) == 2, lose):
+        output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    study = load_study("s", results)
+    done = counted(study)
+    assert len(done) == 3 and not [t for t in done if t.state == TrialState.FAIL], output
+    assert len({tuple(sorted(t.params.items())) for t in done}) == 3
+    space = load_space(str(space_file), None, [*TINY, "classifier.epochs=6"])
+    for trial in complete(study):
+        chosen = {name: decode(value) for name, value in trial.params.items()}
+        again = pipeline(space.config(chosen), tmp_path / "again", LocalEngine(1))
+        assert max(t["value"] for t in search_inner(again, space, chosen, trial.number)) == trial.value
+
+
+@pytest.mark.slow
+def test_trials_of_several_workers_run_one_after_the_other_in_full(tmp_path: Path) -> None:
+    """Two cores hold one at a time; the second learns next to nothing, and is not stopped early for it."""
+    here = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(here)[:2])
+    space_file = tmp_path / "tiny.yaml"
+    space_file.write_text(ONE_FINAL.replace("1.0e+30", "0.0000001"))
+    words = ["--space", str(space_file), "--study", "s", "--workers-per-trial", "2", "--trials", "3", *TINY]
+    process = command(str(ROOT / "tune" / "search.py"), *words, folder=tmp_path)
+    os.sched_setaffinity(0, here)
+    output, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, output
+    done = counted(load_study("s", tmp_path / "results"))
+    assert [t.state for t in done] == [TrialState.COMPLETE] * 3, output
