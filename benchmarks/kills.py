@@ -34,10 +34,10 @@ EPOCHS, IN_SPLIT = 2, {"train": 16, "select": 8, "val": 8}
 SPACE = """
 base: synthetic.yaml
 parameters:
-  classifier.prototype_weight: {uniform: [0.0, 2.0]}
+  classifier.options.prototype_weight: {uniform: [0.0, 2.0]}
   classifier.lr: {choice: [0.05, 1.0e+30]}
   pseudo.fusion: {uniform: [0.0, 1.0]}
-published: {classifier.prototype_weight: 1.6, classifier.lr: 0.05, pseudo.fusion: 0.7}
+published: {classifier.options.prototype_weight: 1.6, classifier.lr: 0.05, pseudo.fusion: 0.7}
 asha: {grace: 1, reduction: 2}
 budget: {trials: 100000, inner: 2}
 final: {top: 1, seeds: 1}

@@ -14,11 +14,11 @@ import ray.tune
 SPACE = """
 base: synthetic.yaml
 parameters:
-  classifier.prototype_weight: {uniform: [0.0, 2.0]}
-  classifier.scale_weight: {uniform: [0.0, 2.0]}
-  classifier.warmup: {uniform: [0.0, 0.5]}
+  classifier.options.prototype_weight: {uniform: [0.0, 2.0]}
+  classifier.options.scale_weight: {uniform: [0.0, 2.0]}
+  classifier.options.warmup: {uniform: [0.0, 0.5]}
   pseudo.fusion: {uniform: [0.0, 1.0]}
-published: {classifier.prototype_weight: 1.6, classifier.scale_weight: 1.6, classifier.warmup: 0.1, pseudo.fusion: 0.7}
+published: {classifier.options.prototype_weight: 1.6, classifier.options.scale_weight: 1.6, classifier.options.warmup: 0.1, pseudo.fusion: 0.7}
 asha: null
 budget: {trials: %d, inner: 0}
 """

@@ -23,8 +23,8 @@ from tune.study.trial import everything
 TRIALS = 6
 SPACE = """
 base: synthetic.yaml
-parameters: {classifier.prototype_weight: {uniform: [0.5, 2.0]}}
-published: {classifier.prototype_weight: 1.6}
+parameters: {classifier.options.prototype_weight: {uniform: [0.5, 2.0]}}
+published: {classifier.options.prototype_weight: 1.6}
 asha: null
 budget: {trials: %d}
 """

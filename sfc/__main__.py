@@ -131,6 +131,7 @@ def _import_checkpoint(file: Path, out: Path | None, config: Config | None) -> i
     from sfc.data import open_dataset
     from sfc.method.network import SFCNet
     from sfc.networks import published_checkpoints as reference
+    from sfc.networks.backbone import build_backbone
     from sfc.refine.irn import IRN
 
     checkpoint = reference.read_checkpoint(file, "import-checkpoint")
@@ -140,7 +141,8 @@ def _import_checkpoint(file: Path, out: Path | None, config: Config | None) -> i
         backbone = config.backbone.model_copy(update={"weights": None})
         with torch.device("meta"):
             irn = checkpoint.kind == "irn"
-            net = IRN(backbone) if irn else SFCNet(backbone, len(open_dataset(config.data).classes))
+            classes = len(open_dataset(config.data).classes)
+            net = IRN(backbone) if irn else SFCNet(build_backbone(backbone), classes)
     reference.check_fit(checkpoint, net, file, "import-checkpoint")
     out = out or Path("results", "imported", f"{file.stem}.pt")
     reference.write(checkpoint.state, out)

@@ -76,9 +76,9 @@ def maps_grid(
     for row, name, image in zip(axes, names, images, strict=True):
         shown: list[tuple[np.ndarray, np.ndarray | None]] = [(image, None)]
         for folder, section in maps.values():
-            keys, cam, prototype = load_maps(folder / f"{name}.npz")
-            label, height = strongest(keys, cam, prototype, section.fusion)
-            seeds = keys[hard_labels(cam, prototype, section)]
+            keys, fields = load_maps(folder / f"{name}.npz")
+            label, height = strongest(keys, fields, section.fusion)
+            seeds = keys[hard_labels(fields, section)]
             shown += [(overlay(image, np.zeros_like(label)), height), (overlay(image, seeds), None)]
         shown += [(overlay(image, read_mask(folder / f"{name}.png")), None) for folder in predictions.values()]
         known = data.mask_path(name).is_file()

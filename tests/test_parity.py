@@ -20,11 +20,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sfc.config import Affinity, Backbone, Cam, Classifier, Crf, Pseudo, Walk
+from sfc.config import Affinity, Backbone, Cam, Classifier, Crf, Pseudo, SfcOptions, Walk
+from sfc.data.crops import Crop
 from sfc.method.cam import fuse, offset_background, resize, valid_mask
-from sfc.method.losses import classification_loss, prototype_consistency, scale_consistency
 from sfc.method.network import SFCNet, score
-from sfc.method.weighting import distribution_weights
+from sfc.method.protocol import TrainingSet
+from sfc.method.sfc import Sfc
+from sfc.networks.backbone import build_backbone
 from sfc.networks.published_checkpoints import load_checkpoint, our_name
 from sfc.refine.affinity import irn_losses, lines
 from sfc.refine.crf import crf_labels, ir_labels
@@ -32,7 +34,7 @@ from sfc.refine.irn import IRN, infer, pair_edge
 from sfc.refine.random_walk import random_walk, walk_labels
 from sfc.refine.seeds import as_classes
 from sfc.runtime.map_files import sum_scales
-from sfc.runtime.training import build_optimiser, decay
+from sfc.runtime.training import build_optimiser, decay, poly
 from sfc.stages.maps import infer as infer_maps
 from sfc.stages.maps import scaled_size
 
@@ -108,9 +110,11 @@ def load(net: SFCNet | IRN, weights: dict[str, Tensor], folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def sfc_net(case: Case, tmp_path_factory: pytest.TempPathFactory) -> SFCNet:
+def sfc_net(case: Case, tmp_path_factory: pytest.TempPathFactory) -> Sfc:
     weights = case.weights("sfc")
-    net = SFCNet(Backbone(name="resnet50", frozen_stages=2), len(weights["classifier.weight"]))
+    counts = tuple(case.arrays("sfc_training")["voc_class_counts"].tolist())
+    training = TrainingSet(tuple(map(str, range(len(weights["classifier.weight"])))), counts, PUBLISHED_RESAMPLING)
+    net = Sfc(build_backbone(Backbone(name="resnet50", frozen_stages=2)), training, SfcOptions())
     return load(net, weights, tmp_path_factory.mktemp("sfc"))
 
 
@@ -121,7 +125,7 @@ def irn(case: Case, tmp_path_factory: pytest.TempPathFactory) -> IRN:
 
 @dataclass(frozen=True)
 class Trained:
-    """One training step of SFC: both views' results, the losses, and gradients by published name."""
+    """One training step of SFC: both views' results, the losses of the step, and gradients by published name."""
 
     views: dict[str, tuple[Tensor, Tensor, Tensor]]
     losses: dict[str, Tensor]
@@ -130,29 +134,22 @@ class Trained:
 
 
 @pytest.fixture(scope="module")
-def trained(case: Case, sfc_net: SFCNet) -> Trained:
+def trained(case: Case, sfc_net: Sfc) -> Trained:
     given = case.tensors("sfc_training")
     image, label, size = given["image"], given["label"], tuple(given["image"].shape[-2:])
-    section = Classifier()
     views = {}
-    for name, scale in zip(("full", "half"), (1.0, *section.scales), strict=True):
-        features = sfc_net(resize(image, scaled_size(size, scale), align_corners=True))
-        valid = valid_mask(label, given["valid_box"], size, tuple(features.logits.shape[-2:]))
-        views[name] = (score(features), *sfc_net.maps(features, valid))
-    weight = distribution_weights(case.arrays("sfc_training")["voc_class_counts"], "pairwise", PUBLISHED_RESAMPLING)
-    weight_C = torch.from_numpy(weight)
-    (full_score, cam, prototype), (half_score, cam_half, _) = views["full"], views["half"]
-    losses = {
-        "loss_cls": classification_loss([full_score, half_score], label),
-        "loss_prototype": section.prototype_weight * prototype_consistency(cam, prototype, weight_C),
-        "loss_scale": section.scale_weight * scale_consistency(cam, cam_half, label, weight_C),
-    }
+    for name, scale in zip(("full", "half"), (1.0, *sfc_net.options.scales), strict=True):
+        features = sfc_net.features(resize(image, scaled_size(size, scale), align_corners=True))
+        valid = valid_mask(label, given["valid_box"], size, features.size)
+        views[name] = (score(features), *sfc_net.maps_of(features, valid))
+    step = sfc_net.step(Crop(image, given["valid_box"], label, torch.empty(0)), 0.0)
+    losses = {"loss_cls": step["classification"], "loss_prototype": step["prototype"], "loss_scale": step["scale"]}
     sfc_net.zero_grad(set_to_none=True)
-    torch.stack(list(losses.values())).sum().backward()
+    step["total"].backward()
     parameters = dict(sfc_net.named_parameters())
     gradients = {name: parameters[str(our_name(name, "sfc"))].grad for name in case.weights("sfc") if _learns(name)}
     sfc_net.zero_grad(set_to_none=True)
-    return Trained(views, losses, weight, gradients)
+    return Trained(views, losses, sfc_net.weight_C.numpy(), gradients)
 
 
 def _learns(name: str) -> bool:
@@ -203,10 +200,11 @@ def test_steps_of_the_optimiser_as_published(case: Case) -> None:
     lr, weight_decay, steps = 0.1, 0.05, 10  # stated by the cases' README
     parameter = nn.Parameter(given["sgd_start"].clone())
     groups = [{"params": [parameter], "lr": lr}]
-    optimiser = build_optimiser(groups, "sgd_as_published", momentum=0.9, weight_decay=weight_decay)
+    section = Classifier(optimiser="sgd_as_published", momentum=0.9, weight_decay=weight_decay)
+    optimiser = build_optimiser(groups, section)
     for step, (gradient, theirs) in enumerate(zip(given["sgd_grads"], given["sgd_params"], strict=True)):
         parameter.grad = gradient.clone()
-        decay(optimiser, [lr], step, steps, Classifier().power)
+        decay(optimiser, [lr], poly(step, steps, section.power))
         optimiser.step()
         assert distance(parameter - given["sgd_start"], theirs - given["sgd_start"]) < 1e-5
 
@@ -219,7 +217,7 @@ def test_inputs_at_other_scales(case: Case) -> None:
         assert distance(ours[0], given[key]) < FLOAT32, key
 
 
-def test_maps_at_inference(case: Case, sfc_net: SFCNet) -> None:
+def test_maps_at_inference(case: Case, sfc_net: Sfc) -> None:
     given = case.tensors("sfc_cam")
     section = Cam(scales=tuple(given["scales"].tolist()), precision="fp32")
     with torch.inference_mode():
@@ -227,15 +225,15 @@ def test_maps_at_inference(case: Case, sfc_net: SFCNet) -> None:
     keys = torch.cat([torch.zeros(1, dtype=torch.int64), given["label"].nonzero()[:, 0] + 1])
     assert keys.tolist() == given["keys"].tolist()
     size = tuple(given["image"].shape[-2:])
-    for number, name in enumerate(("cam_classifier", "cam_prototype")):
-        ours = sum_scales([maps[number][0, keys] for maps in scales], size)
-        assert distance(offset_background(ours, Pseudo().offset), given[name]) < FLOAT16, name
+    for name in ("classifier", "prototype"):
+        ours = sum_scales([maps[name][0, keys] for maps in scales], size)
+        assert distance(offset_background(ours, Pseudo().offset), given[f"cam_{name}"]) < FLOAT16, name
 
 
 def fused(case: Case, weight: float) -> Tensor:
     """The case's smooth maps, fused; they contain the background offset already."""
     given = case.tensors("sfc_cam")
-    return fuse(given["maps_classifier"].float(), given["maps_prototype"].float(), weight)
+    return fuse({name: given[f"maps_{name}"].float() for name in ("classifier", "prototype")}, weight)
 
 
 def test_crf_on_hard_labels(case: Case) -> None:

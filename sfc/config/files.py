@@ -5,14 +5,15 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from sfc.config import Config
+from sfc.config import Backbone, Config
+from sfc.config.values import absolute_paths, walk
 from sfc.errors import UserError
 
 EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
@@ -112,47 +113,40 @@ def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def section_of(annotation: Any) -> type[BaseModel] | None:
-    """The section class that a field holds, `Section | None` too; None for a plain setting."""
-    for kind in (annotation, *get_args(annotation)):
-        if isinstance(kind, type) and issubclass(kind, BaseModel):
-            return kind
-    return None
+def merge_settings(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """`merge` of settings: where the change names another method, the options of the old one go."""
+    section = base.get("classifier")
+    method = (change.get("classifier") or {}).get("method") if isinstance(change.get("classifier"), dict) else None
+    if method is not None and isinstance(section, dict) and method != section.get("method", "sfc"):
+        base = base | {"classifier": {key: value for key, value in section.items() if key != "options"}}
+    return merge(base, change)
 
 
-def field_at(address: Sequence[str | int]) -> type[BaseModel] | Any | None:
-    """The section class or the field that an address such as ("classifier", "lr") names, or None."""
-    model: Any = Config
-    for i, key in enumerate(address):
-        if not (isinstance(model, type) and issubclass(model, BaseModel)) or key not in model.model_fields:
-            return None
-        field = model.model_fields[str(key)]
-        nested = section_of(field.annotation)
-        if i == len(address) - 1:
-            return nested or field
-        model = nested
-    return model
+def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """{"section.key": value} -> {"section": {"key": value}}."""
+    result: dict[str, Any] = {}
+    for name, value in changes.items():
+        result = merge(result, nest(name.split("."), value))
+    return result
 
 
-def setting_names() -> list[str]:
-    """Every setting as `section.key`."""
-
-    def names(model: type[BaseModel], prefix: str) -> list[str]:
-        found = []
-        for key, field in model.model_fields.items():
-            nested = section_of(field.annotation)
-            found += names(nested, f"{prefix}{key}.") if nested else [f"{prefix}{key}"]
-        return found
-
-    return names(Config, "")
+def setting_names(config: Config | None = None) -> list[str]:
+    """Every setting as `section.key`, those of `segmentation.backbone` and of the method's options too."""
+    config = config or Config()
+    if config.segmentation.backbone is None:
+        own = config.segmentation.model_copy(update={"backbone": Backbone()})
+        config = config.model_copy(update={"segmentation": own})
+    return [name for name, _, _ in walk(config)]
 
 
 def nearest(name: str) -> str:
     """`; did you mean ...?` with the nearest setting, or nothing."""
     known = setting_names() if "." in name else list(Config.model_fields)
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    section, _, key = name.rpartition(".")
+    close = [k for k in known if k.startswith(f"{section}.") and k.split(".")[-1] == key]  # one level too high
+    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     if not close:  # the right key under a wrong section
-        close = [k for k in known if k.split(".")[-1] == name.split(".")[-1]][:1]
+        close = [k for k in known if k.split(".")[-1] == key]
     return f"; did you mean {close[0]}?" if close else ""
 
 
@@ -223,7 +217,7 @@ def read_values(path: Path, above: tuple[Path, ...] = ()) -> tuple[dict[str, Any
     if file.resolve() in chain:
         raise UserError(f"{places[('base',)]}: base {base} leads back to itself")
     base_values, base_places = read_values(file, chain)
-    return merge(base_values, values), base_places | places
+    return merge_settings(base_values, values), base_places | places
 
 
 def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
@@ -234,17 +228,19 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
     """
     path = find_file(str(name), [EXPERIMENTS])
     values, places = read_values(path)
-    for word in overrides:
-        values, places = apply_override(values, places, word)
+    values, places = apply_overrides(values, places, overrides)
     return build_config(values, places, str(path))
 
 
-def apply_override(
-    values: dict[str, Any], places: dict[Address, str], word: str
+def apply_overrides(
+    values: dict[str, Any], places: dict[Address, str], words: Sequence[str]
 ) -> tuple[dict[str, Any], dict[Address, str]]:
-    """`values` and `places` with one override put over them."""
-    address, value = parse_override(word)
-    return merge(values, nest(address, value)), places | {address: f"command line, {word}"}
+    """`values` and `places` with `section.key=value` words put over them; the last of equal ones holds."""
+    change: dict[str, Any] = {}
+    for word in words:
+        address, value = parse_override(word)
+        change, places = merge(change, nest(address, value)), places | {address: f"command line, {word}"}
+    return merge_settings(values, change), places
 
 
 def nest(address: Sequence[str | int], value: Any) -> dict[str, Any]:
@@ -256,21 +252,13 @@ def nest(address: Sequence[str | int], value: Any) -> dict[str, Any]:
 
 def change_config(config: Config, changes: dict[str, Any]) -> Config:
     """`config` with `{"section.key": value}` put over it, checked like a file."""
-    values = config.model_dump(mode="json")
-    for name, value in changes.items():
-        values = merge(values, nest(name.split("."), value))
+    values = merge_settings(config.model_dump(mode="json"), nested(changes))
     return build_config(values, origin="changed settings")
 
 
 def absolute(config: Config) -> Config:
     """`config` with its paths made absolute, so that it means the same in another process's working folder."""
-    changes: dict[str, Any] = {"data.root": str(Path(config.data.root).absolute())}
-    sections = {name: getattr(config, name) for name in ("backbone", "classifier", "affinity")}
-    sections["segmentation.backbone"] = config.segmentation.backbone
-    for name, section in sections.items():
-        if section and section.weights and Path(section.weights).is_file():
-            changes[f"{name}.weights"] = str(Path(section.weights).absolute())
-    return change_config(config, changes)
+    return change_config(config, absolute_paths(config))
 
 
 def dump_config(config: Config) -> str:

@@ -8,6 +8,8 @@ F^T F, whose terms autocast may round.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -146,7 +148,11 @@ def offset_background(cam_Khw: Tensor, offset: float) -> Tensor:
     return cam_Khw + shift
 
 
-def fuse(cam_classifier: Tensor, cam_prototype: Tensor, weight: float) -> Tensor:
-    """(classifier map + weight * prototype map) / (1 + weight): a weighted mean, so that thresholds keep their
-    meaning; the argmax is that of the published sum. Any equal shapes."""
-    return (cam_classifier + weight * cam_prototype) / (1 + weight)
+def fuse(maps: Mapping[str, Tensor], weight: float) -> Tensor:
+    """(first map + weight * each further map) / (1 + weight for each): a weighted mean, so that thresholds keep their
+    meaning; for two maps the argmax is that of the published sum. Any equal shapes."""
+    first, *others = maps.values()
+    total = first
+    for other in others:
+        total = total + weight * other
+    return total / (1 + weight * len(others)) if others else first

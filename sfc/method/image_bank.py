@@ -75,3 +75,9 @@ def epoch_batches(
         bank.update(fresh, labels_NC)
         batches.append(fresh + bank.draw(drawn, rng))
     return batches
+
+
+def plain_batches(images: int, epoch: int, *, batch: int, seed: int) -> list[list[Recipe]]:
+    """As `epoch_batches`, without labels and without a bank: of `images` images."""
+    nothing = np.zeros((images, 0), np.uint8)
+    return epoch_batches(nothing, ImageBank(0), epoch=epoch, batch=batch, drawn=0, seed=seed)

@@ -1,4 +1,4 @@
-"""The losses of SFC as functions of tensors (method.md section 1). Suffixes as in `sfc.method.cam`."""
+"""The losses of SFC as functions of tensors (section "Methodology"). Suffixes as in `sfc.method.cam`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from sfc.data.images import VOID
 from sfc.method.cam import over_maximum, resize
 
 
@@ -49,22 +48,3 @@ def scale_consistency(cam_NKhw: Tensor, cam_small_NKhw: Tensor, label_NC: Tensor
     full = resize(cam_NKhw[:, 1:], tuple(cam_small_NKhw.shape[-2:]), align_corners=True)
     weight_NC = weight_C * label_NC
     return (weight_NC[:, :, None, None] * (full - cam_small_NKhw[:, 1:]).abs()).mean()
-
-
-def pixel_loss(logits_NKHW: Tensor, target_NHW: Tensor, *, balanced: bool = False) -> Tensor:
-    """Cross-entropy of the segmentation model over the pixels that have a label; 0 where none has one.
-
-    Args:
-        logits_NKHW: of any precision; computed in float32.
-        target_NHW: class indices, 0 = background, 255 = no label.
-        balanced: as AffinityNet (Ahn and Kwak, CVPR 2018) and SEAM use it: (mean over the batch's background pixels +
-            mean over its foreground pixels) / 2; a kind without a pixel adds 0, so the other still weighs a half.
-
-    Returns:
-        Scalar.
-    """
-    target = target_NHW.long()
-    loss = F.cross_entropy(logits_NKHW.float(), target, ignore_index=VOID, reduction="none")
-    labelled, background = target != VOID, target == 0
-    kinds = [background, labelled & ~background] if balanced else [labelled]
-    return torch.stack([(loss * kind).sum() / kind.sum().clamp(min=1) for kind in kinds]).mean()

@@ -8,9 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfc.config import Backbone as BackboneSection
 from sfc.method.cam import classifier_map, pixel_correlation, prototype_map, resize, unit
-from sfc.networks.backbone import build_backbone
+from sfc.networks.backbone import Backbone
 
 SIDE_CHANNELS = (128, 128, 256, 256)
 
@@ -27,18 +26,23 @@ class Features(NamedTuple):
     hierarchical: Tensor
     """(N, D, h, w): the side heads, normalised per pixel, resized and concatenated."""
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """h and w."""
+        return self.logits.shape[-2], self.logits.shape[-1]
+
 
 class SFCNet(nn.Module):
-    """Heads as in method.md section 1: all 1x1 without bias, side heads on detached stage outputs.
+    """Heads of SFC, all 1x1 without bias; the side heads look at detached stage outputs.
 
     Args:
-        section: the backbone.
+        backbone: the network below; a submodule from now on.
         classes: C, the number of foreground classes.
     """
 
-    def __init__(self, section: BackboneSection, classes: int) -> None:
-        super().__init__()
-        self.backbone = build_backbone(section)
+    def __init__(self, backbone: Backbone, classes: int) -> None:
+        nn.Module.__init__(self)  # of a method that is built on this network, no other base's
+        self.backbone = backbone
         channels = self.backbone.channels
         last = channels[-1]
         self.classifier = nn.Conv2d(last, classes, 1, bias=False)
@@ -47,11 +51,7 @@ class SFCNet(nn.Module):
             nn.Conv2d(c, min(c, side), 1, bias=False) for c, side in zip(channels, SIDE_CHANNELS, strict=True)
         )
 
-    def head_parameters(self) -> list[nn.Parameter]:
-        """Parameters outside the backbone; they learn at the heads' rate."""
-        return [p for name, p in self.named_parameters() if not name.startswith("backbone.")]
-
-    def forward(self, image: Tensor, *, hierarchical: bool = True) -> Features:
+    def features(self, image: Tensor, *, hierarchical: bool = True) -> Features:
         """Args:
         image: (N, 3, H, W), normalised.
         hierarchical: also the prototypes' feature; without it that entry is empty.
@@ -74,13 +74,13 @@ class SFCNet(nn.Module):
         of_image, of_semantic = self.f9.weight.split([3, self.f9.in_channels - 3], dim=1)
         return F.conv2d(features.semantic, of_semantic).add_(F.conv2d(features.image, of_image))
 
-    def maps(
+    def maps_of(
         self, features: Features, valid_NKhw: Tensor | None = None, *, correlation: bool = True, prototype: bool = True
     ) -> tuple[Tensor, Tensor | None]:
         """Both maps at feature resolution.
 
         Args:
-            features: from `forward`, or the sum over a mirror pair.
+            features: from `features`, or the sum over a mirror pair.
             valid_NKhw: mask from `valid_mask` in training, None at inference.
             correlation: spread the classifier's map by pixel correlation; plain CAM does not.
             prototype: also the prototype map.

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.segmentation import DeepLabV3
 from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from sfc.config import Backbone as BackboneSection
-from sfc.config import Segmentation
+from sfc.config import Config, Segmentation
+from sfc.data.images import VOID
 from sfc.method.cam import resize
 from sfc.networks.backbone import Backbone, build_backbone
 
@@ -54,6 +57,11 @@ class DeepLabV2(nn.Module):
         return {"out": resize(logits, tuple(image.shape[-2:]), align_corners=False)}
 
 
+def backbone_section(settings: Config) -> BackboneSection:
+    """The segmentation model's own backbone, or the classifier's."""
+    return settings.segmentation.backbone or settings.backbone
+
+
 def build_deeplab(section: Segmentation, backbone: BackboneSection, channels: int) -> DeepLabV3 | DeepLabV2:
     """A segmentation network: (N, 3, H, W) -> {"out": (N, K, H, W) logits}.
 
@@ -80,7 +88,7 @@ def backbone_of(net: DeepLabV3 | DeepLabV2) -> Backbone:
 
 def parameter_groups(net: DeepLabV3 | DeepLabV2, section: Segmentation) -> list[dict[str, Any]]:
     """What learns, for the optimiser: the backbone at `lr`, the head at `head_lr`; DeepLabV2's bias at twice that,
-    without weight decay (method.md section 4)."""
+    without weight decay (Chen et al., TPAMI 2018)."""
     weights = [p for name, p in net.classifier.named_parameters() if not name.endswith("bias")]
     biases = [p for name, p in net.classifier.named_parameters() if name.endswith("bias")]
     groups: list[dict[str, Any]] = [
@@ -92,3 +100,22 @@ def parameter_groups(net: DeepLabV3 | DeepLabV2, section: Segmentation) -> list[
     else:
         groups.append({"params": weights + biases, "lr": section.head_lr})
     return [group for group in groups if group["params"]]
+
+
+def pixel_loss(logits_NKHW: Tensor, target_NHW: Tensor, *, balanced: bool = False) -> Tensor:
+    """Cross-entropy of the segmentation model over the pixels that have a label; 0 where none has one.
+
+    Args:
+        logits_NKHW: of any precision; computed in float32.
+        target_NHW: class indices, 0 = background, 255 = no label.
+        balanced: as AffinityNet (Ahn and Kwak, CVPR 2018) and SEAM use it: (mean over the batch's background pixels +
+            mean over its foreground pixels) / 2; a kind without a pixel adds 0, so the other still weighs a half.
+
+    Returns:
+        Scalar.
+    """
+    target = target_NHW.long()
+    loss = F.cross_entropy(logits_NKHW.float(), target, ignore_index=VOID, reduction="none")
+    labelled, background = target != VOID, target == 0
+    kinds = [background, labelled & ~background] if balanced else [labelled]
+    return torch.stack([(loss * kind).sum() / kind.sum().clamp(min=1) for kind in kinds]).mean()

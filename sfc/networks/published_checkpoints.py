@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sfc.config import Backbone as BackboneSection
 from sfc.errors import UserError
 from sfc.method.network import SFCNet
+from sfc.networks.backbone import build_backbone
 from sfc.networks.checkpoint import differences, read_tensors
 from sfc.refine.irn import IRN
 
@@ -147,12 +148,18 @@ def check_fit(checkpoint: Checkpoint, net: nn.Module, file: Path, setting: str) 
         raise UserError(f"{setting}: {file} does not fit {TITLES[kind]} on this backbone: {wrong}")
 
 
-def load_checkpoint(net: SFCNet | IRN, file: Path, setting: str) -> None:
+def load_checkpoint(net: nn.Module, file: Path, setting: str) -> None:
     """Put a checkpoint's weights into a network, all of them or none.
 
     Raises:
         UserError: from `read_checkpoint` or `check_fit`.
     """
+    if not isinstance(net, SFCNet | IRN):  # another method's network has no published names
+        state = read_tensors(file, setting)
+        if wrong := differences(net.state_dict(), state):
+            raise UserError(f"{setting}: {file} does not fit the network: {wrong}")
+        net.load_state_dict(state, strict=False)
+        return
     checkpoint = read_checkpoint(file, setting)
     check_fit(checkpoint, net, file, setting)
     net.load_state_dict(checkpoint.state, strict=False)
@@ -162,7 +169,7 @@ def published_network(checkpoint: Checkpoint) -> SFCNet | IRN:
     """The published network of a checkpoint's kind and class count, without memory for its weights."""
     with torch.device("meta"):
         section = BackboneSection(name="resnet50")
-        return IRN(section) if checkpoint.kind == "irn" else SFCNet(section, checkpoint.classes or 1)
+        return IRN(section) if checkpoint.kind == "irn" else SFCNet(build_backbone(section), checkpoint.classes or 1)
 
 
 def write(state: Mapping[str, Any], file: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -10,37 +12,35 @@ from sfc.config import Pseudo
 from sfc.data.images import VOID
 from sfc.method.cam import fuse, offset_background
 
+Maps = Mapping[str, Tensor]
+"""Maps (K', H, W) of an image's kept channels by name, the background first."""
 
-def ruled_maps(cam: Tensor, prototype: Tensor, section: Pseudo, fusion: float) -> Tensor:
+
+def ruled_maps(maps: Maps, section: Pseudo, fusion: float) -> Tensor:
     """Fused maps whose background channel follows the configured rule, so that its argmax gives the seeds.
 
     Args:
-        cam, prototype: (K', H, W) maps of the image's kept channels, background first.
+        maps: one or several.
         section: background rule.
-        fusion: weight of the prototype map.
+        fusion: weight of each further map beside the first.
 
     Returns:
         (K', H, W) float32, >= 0.
     """
     if section.background == "offset":
-        cam, prototype = (offset_background(m, section.offset) for m in (cam, prototype))
-        return fuse(cam, prototype, fusion)
-    fused = fuse(cam, prototype, fusion)
+        return fuse({name: offset_background(m, section.offset) for name, m in maps.items()}, fusion)
+    fused = fuse(maps, fusion).clone()
     fused[0] = section.threshold
     return fused
 
 
-def hard_labels(cam: Tensor, prototype: Tensor, section: Pseudo) -> np.ndarray:
-    """Seeds of one image.
-
-    Args:
-        cam, prototype: (K', H, W) maps of the image's kept channels, background first.
-        section: fusion weight and background rule.
+def hard_labels(maps: Maps, section: Pseudo) -> np.ndarray:
+    """Seeds of one image by the fusion weight and the background rule of a section.
 
     Returns:
         (H, W) uint8 indices into the kept channels; a tie goes to the background.
     """
-    return ruled_maps(cam, prototype, section, section.fusion).argmax(0).numpy().astype(np.uint8)
+    return ruled_maps(maps, section, section.fusion).argmax(0).numpy().astype(np.uint8)
 
 
 def as_classes(label: np.ndarray, keys: np.ndarray) -> np.ndarray:
@@ -50,18 +50,19 @@ def as_classes(label: np.ndarray, keys: np.ndarray) -> np.ndarray:
     return table[label]
 
 
-def strongest(keys: np.ndarray, cam: Tensor, prototype: Tensor, fusion: float) -> tuple[np.ndarray, np.ndarray]:
-    """For a sweep of background thresholds: the most active foreground class and its fused map.
+def strongest(keys: np.ndarray, maps: Maps, fusion: float) -> tuple[np.ndarray, np.ndarray]:
+    """The most active foreground class and its fused map, for a sweep of background thresholds.
 
     Args:
         keys: (K',) kept channels.
-        cam, prototype: (K', H, W).
-        fusion: weight of the prototype map.
+        maps: one or several.
+        fusion: weight of each further map beside the first.
 
     Returns:
         (H, W) int64 class (0 where the image has none) and (H, W) float32 height.
     """
+    fused = fuse(maps, fusion)
     if len(keys) < 2:
-        return np.zeros(cam.shape[1:], np.int64), torch.zeros(cam.shape[1:]).numpy()
-    height, winner = fuse(cam, prototype, fusion)[1:].max(0)
+        return np.zeros(fused.shape[1:], np.int64), torch.zeros(fused.shape[1:]).numpy()
+    height, winner = fused[1:].max(0)
     return keys[1:][winner.numpy()], height.numpy()

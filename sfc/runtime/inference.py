@@ -1,10 +1,8 @@
-"""What stages that run a trained classifier share: its loading, and images of one size together."""
+"""Images of one size together, for stages that run a network or a walk over images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -14,20 +12,10 @@ from torch import Tensor
 from sfc.config import Backbone
 from sfc.data import Dataset, Split
 from sfc.data.crops import normalise
-from sfc.method.network import SFCNet
-from sfc.runtime.engine import Numerics
 
 Item = TypeVar("Item")
 BATCH_PIXELS = 512 * 512
 """Images of one size go through the network together up to this many pixels; it changes the speed alone."""
-
-
-@lru_cache(maxsize=1)
-def load_classifier(weights: Path, backbone: Backbone, classes: int, how: Numerics) -> SFCNet:
-    """A trained network on its device, in eval mode; kept for the next shard."""
-    net = SFCNet(backbone.model_copy(update={"weights": None}), classes)
-    net.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
-    return how.place(net).eval()
 
 
 def by_shape(items: Iterable[tuple[Sequence[int], Item]], pixels: int) -> Iterator[list[Item]]:

@@ -8,8 +8,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -17,18 +18,21 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from sfc.config import Optimiser
+from sfc.config import Training
 from sfc.data.crops import Crop, Crops
 from sfc.errors import Diverged
 from sfc.method.image_bank import Recipe
-from sfc.runtime.engine import CHECKPOINT, Context, Numerics
+from sfc.runtime.engine import CHECKPOINT, Context, Numerics, numerics
 
 WEIGHTS = "model.pt"
 HISTORY = "history.json"
+Groups = list[dict[str, Any]]
+"""Parameter groups of an optimiser, each with its `params` and `lr`."""
 
 
 def save(net: nn.Module, history: list[dict[str, float]], folder: Path) -> None:
-    """A trained network and its history into a stage's folder; the weights last, since their presence says done."""
+    """Write a trained network and its history into a stage's folder; the weights last, since their presence says
+    that the training is done."""
     (folder / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
     partial = folder / f"{WEIGHTS}.partial"
     with partial.open("wb") as file:
@@ -37,25 +41,26 @@ def save(net: nn.Module, history: list[dict[str, float]], folder: Path) -> None:
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
+def load(folder: Path) -> dict[str, Tensor]:
+    """The weights in a stage's folder, on the CPU."""
+    return cast("dict[str, Tensor]", torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+
+
 def poly(step: int, steps: int, power: float) -> float:
     """Factor of the learning rate at a step from 0: (1 - t/T)^power."""
-    return (1 - step / steps) ** power
+    return float((1 - step / steps) ** power)
 
 
-def build_optimiser(
-    groups: list[dict[str, Any]], kind: Optimiser, *, momentum: float, weight_decay: float
-) -> torch.optim.SGD:
-    """SGD over parameter groups, each with its `lr`; `sgd_as_published` puts the weight decay in the momentum's place,
-    too."""
-    if kind == "sgd_as_published":
-        momentum = weight_decay
-    return torch.optim.SGD(groups, momentum=momentum, weight_decay=weight_decay)
+def build_optimiser(groups: Groups, section: Training) -> torch.optim.SGD:
+    """SGD over parameter groups; `sgd_as_published` puts the weight decay in the momentum's place, too."""
+    momentum = section.weight_decay if section.optimiser == "sgd_as_published" else section.momentum
+    return torch.optim.SGD(groups, momentum=momentum, weight_decay=section.weight_decay)
 
 
-def decay(optimiser: torch.optim.Optimizer, rates: list[float], step: int, steps: int, power: float) -> None:
-    """Set each group's learning rate for a step from 0, given the rates of the start."""
+def decay(optimiser: torch.optim.Optimizer, rates: list[float], factor: float) -> None:
+    """Set each group's learning rate to its rate of the start times a factor."""
     for group, rate in zip(optimiser.param_groups, rates, strict=True):
-        group["lr"] = rate * poly(step, steps, power)
+        group["lr"] = rate * factor
 
 
 def split_evenly(recipes: list[Recipe], size: int) -> list[list[Recipe]]:
@@ -65,23 +70,34 @@ def split_evenly(recipes: list[Recipe], size: int) -> list[list[Recipe]]:
     return [recipes[i::count] for i in range(count)]
 
 
+@dataclass(frozen=True)
+class Batches:
+    """What a training sees, epoch by epoch."""
+
+    crops: Crops
+    """Makes a crop of a recipe."""
+    plan: Callable[[int], list[list[Recipe]]]
+    """All batches of an epoch (from 0); asked for every epoch in order, also when a training is resumed."""
+    epochs: int
+    steps: int | None = None
+    """Steps in all, where the epochs differ in length; None: as many as the epochs have."""
+
+
+def check_finite(losses: dict[str, Tensor], where: str) -> None:
+    """Wait for the device, since a run that goes on with NaN costs more.
+
+    Raises:
+        Diverged: the total is not finite; names the losses that are not.
+    """
+    if not torch.isfinite(losses["total"]):
+        bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
+        raise Diverged(
+            f"the loss {' and '.join(bad)} is not finite in {where}; a smaller learning rate or weight may help"
+        )
+
+
 def fit(
-    context: Context,
-    model: nn.Module,
-    groups: list[dict[str, Any]],
-    crops: Crops,
-    plan: Callable[[int], list[list[Recipe]]],
-    numerics: Numerics,
-    *,
-    epochs: int,
-    steps: int | None = None,
-    momentum: float,
-    weight_decay: float,
-    clip: float | None,
-    power: float,
-    seed: int,
-    optimiser: Optimiser = "sgd",
-    micro_batch: int | None = None,
+    context: Context, model: nn.Module, batches: Batches, section: Training, groups: Groups, seed: int
 ) -> list[dict[str, float]]:
     """Train `model`, from its last checkpoint where there is one.
 
@@ -92,16 +108,10 @@ def fit(
         context: where it runs.
         model: a module whose `forward(crop, progress)` returns the losses by name, `total` among them; progress is
             the part of the training that is done, in [0, 1).
-        groups: parameter groups, each with its `lr`.
-        crops: gives a Crop for a recipe.
-        plan: all batches of an epoch (from 0); asked for every epoch in order, also when resuming.
-        numerics: device and precision.
-        epochs: in all.
-        steps: in all, where the plan's epochs differ in length; None: as many as the epochs at hand.
-        momentum, weight_decay, clip, power: of the optimiser; `clip` bounds the gradient's norm, None: nothing does.
-        seed: of everything that is random in a step.
-        optimiser: which.
-        micro_batch: images that a worker holds at once; the gradients of a step's pieces are added up. None: all.
+        batches: the data.
+        section: optimiser, clipping, decay, precision, images that a worker holds at once.
+        groups: what learns, and at which rates.
+        seed: start of everything that is random in a step.
 
     Returns:
         Mean losses of each epoch, with `epoch` from 1 and `images_per_second`.
@@ -109,8 +119,9 @@ def fit(
     Raises:
         Diverged: a loss is not finite; says which, and where.
     """
-    model = numerics.place(model)
-    sgd = build_optimiser(groups, optimiser, momentum=momentum, weight_decay=weight_decay)
+    how = numerics(section.precision, context.device)
+    model = how.place(model)
+    sgd = build_optimiser(groups, section)
     rates = [group["lr"] for group in sgd.param_groups]
     start, history, planned = 0, [], 0
     if (state := context.restore()) is not None:
@@ -121,57 +132,55 @@ def fit(
     # Losses with weight 0 leave heads out of the graph.
     trained = DistributedDataParallel(model, find_unused_parameters=True) if several else model
 
-    for epoch in range(epochs):
-        batches, first = plan(epoch), planned
-        planned += len(batches)
+    for epoch in range(batches.epochs):
+        plan, first = batches.plan(epoch), planned
+        planned += len(plan)
         if epoch < start:
             continue
         model.train()
         torch.manual_seed(seed * 1_000_003 + epoch * 1_009 + context.rank)
-        mine = [batch[context.rank :: context.world_size] for batch in batches]
-        size = micro_batch or max(map(len, mine))
-        pieces = [split_evenly(share, size) for share in mine]
-        loader = DataLoader(
-            crops,
-            batch_sampler=[piece for step in pieces for piece in step],
-            num_workers=context.loader_workers,
-            pin_memory=numerics.device.type == "cuda",
-        )
-        loaded = iter(loader)
-        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=numerics.device))
+        shares = [batch[context.rank :: context.world_size] for batch in plan]
+        size = section.micro_batch or max(map(len, shares))
+        pieces = [split_evenly(share, size) for share in shares]
+        loaded = iter(_loader(batches.crops, [piece for step in pieces for piece in step], context, how))
+        sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=how.device))
         begin, images = time.monotonic(), 0
-        for number, batch in enumerate(batches):
-            step, whole = first + number, steps or epochs * len(batches)
-            decay(sgd, rates, step, whole, power)
+        for number, batch in enumerate(plan):
+            step, steps = first + number, batches.steps or batches.epochs * len(plan)
+            decay(sgd, rates, poly(step, steps, section.power))
             sgd.zero_grad(set_to_none=True)
             for left in reversed(range(len(pieces[number]))):
-                crop = Crop(*(tensor.to(numerics.device, non_blocking=True) for tensor in next(loaded)))
+                crop = Crop(*(tensor.to(how.device, non_blocking=True) for tensor in next(loaded)))
                 # Workers meet once a step, at the last piece.
-                with trained.no_sync() if several and left else nullcontext():
-                    with numerics.autocast():
-                        losses = trained(crop, step / whole)
+                with trained.no_sync() if isinstance(trained, DistributedDataParallel) and left else nullcontext():
+                    with how.autocast():
+                        losses = trained(crop, step / steps)
+                    check_finite(losses, f"epoch {epoch + 1}, step {number + 1} of {len(plan)} (rate {rates[0]:g})")
                     share = len(crop.image) * context.world_size / len(batch)
-                    total = losses["total"] * share
-                    if not torch.isfinite(total):  # waits for the device; a run that goes on with NaN costs more
-                        bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
-                        raise Diverged(
-                            f"the loss {' and '.join(bad)} is not finite in epoch {epoch + 1}, step {number + 1} of "
-                            f"{len(batches)} (learning rate {rates[0]:g}); a smaller learning rate or weight may help"
-                        )
-                    total.backward()
+                    (losses["total"] * share).backward()
                 for name, loss in losses.items():
                     sums[name] += loss.detach() * share / context.world_size
-            if clip is not None:
-                nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], clip)
+            if section.clip is not None:
+                nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], section.clip)
             sgd.step()
             context.on_step()
             images += len(batch)
         if several:
             for name in sorted(sums):
                 dist.all_reduce(sums[name])
-        metrics = {name: float(value) / len(batches) for name, value in sums.items()}
+        metrics = {name: float(value) / len(plan) for name, value in sums.items()}
         metrics |= {"epoch": epoch + 1, "images_per_second": images / (time.monotonic() - begin)}
         history.append(metrics)
         state = {"epoch": epoch + 1, "history": history}
         context.report(metrics, state | {"model": model.state_dict(), "optimiser": sgd.state_dict()})
     return history
+
+
+def _loader(crops: Crops, pieces: list[list[Recipe]], context: Context, how: Numerics) -> DataLoader[Crop]:
+    """Crops in the order of the pieces, a batch a piece."""
+    return DataLoader(
+        crops,
+        batch_sampler=pieces,
+        num_workers=context.loader_workers,
+        pin_memory=how.device.type == "cuda",
+    )

@@ -1,1 +1,1 @@
-"""The stages: each reads its inputs, calls functions of tensors and writes its folder. None knows another."""
+"""The stages: each declares in its SPEC what it reads, and writes its folder. None knows another."""

@@ -1,4 +1,4 @@
-"""Stage `affinity`: IRN, trained on the labels that two CRFs agree on (method.md section 3)."""
+"""Stage `affinity`: IRN, trained on the labels that two CRFs agree on (Ahn, Cho, Kwak, CVPR 2019)."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfc.config import Affinity, Backbone, Pseudo
-from sfc.data import Dataset, Split
+from sfc.config import RULE, Backbone
 from sfc.data.crops import Crop, Crops, normalise
 from sfc.data.images import write_mask
-from sfc.method.image_bank import ImageBank, epoch_batches
+from sfc.method.image_bank import plain_batches
 from sfc.networks.published_checkpoints import load_checkpoint
 from sfc.refine.affinity import irn_losses
 from sfc.refine.crf import ir_labels
@@ -23,10 +22,8 @@ from sfc.refine.irn import IRN, infer
 from sfc.refine.seeds import as_classes, ruled_maps
 from sfc.runtime.engine import Context, Engine, Numerics, numerics, shards
 from sfc.runtime.map_files import load_maps
-from sfc.runtime.training import WEIGHTS, fit, save
-
-VERSION = 1
-LABELS = "labels"
+from sfc.runtime.training import WEIGHTS, Batches, fit, load, save
+from sfc.stages.spec import LABELS, Spec, Work
 
 
 class PairLoss(nn.Module):
@@ -34,7 +31,7 @@ class PairLoss(nn.Module):
 
     Args:
         net: the network; its parameters are this module's.
-        radius: of the pairs.
+        radius: pairs nearer than this are compared.
         backbone: what the input looks like.
     """
 
@@ -49,120 +46,88 @@ class PairLoss(nn.Module):
         return irn_losses(edge, displacement, label.to(torch.uint8), self.radius)
 
 
-def _label_shard(
-    indices: Sequence[int], folder: Path, section: Pseudo, maps: Path, data: Dataset, split: Split
-) -> None:
-    """Write the labels that IRN learns from, those that are there already apart."""
+def _label_shard(indices: Sequence[int], work: Work) -> None:
+    """Write the labels that IRN learns from; those that exist are left alone."""
+    section = work.settings.pseudo
     for i in indices:
-        name = split.ids[i]
-        path = folder / f"{name}.png"
+        name = work.split.ids[i]
+        path = work.folder / LABELS / f"{name}.png"
         if not path.is_file():
-            keys, cam, prototype = load_maps(maps / f"{name}.npz")
-            fused = ruled_maps(cam, prototype, section, section.fusion).numpy()
-            write_mask(path, as_classes(ir_labels(np.asarray(data.image(name)), fused, section.crf), keys))
+            keys, maps = load_maps(work.inputs["maps"] / f"{name}.npz")
+            fused = ruled_maps(maps, section, section.fusion).numpy()
+            write_mask(path, as_classes(ir_labels(np.asarray(work.data.image(name)), fused, section.crf), keys))
 
 
 @torch.no_grad()
-def mean_displacement(
-    net: IRN, section: Affinity, backbone: Backbone, data: Dataset, split: Split, how: Numerics
-) -> Tensor:
+def mean_displacement(net: IRN, work: Work, how: Numerics) -> Tensor:
     """(2,) float32: the mean over the split's images of each one's mean displacement."""
     net.train()  # the displacement as it is
-    total = torch.zeros(2, device=how.device)
-    for name in split.ids:
-        pixels = torch.from_numpy(np.asarray(data.image(name)).copy()).permute(2, 0, 1)[None]
+    backbone, total = work.settings.backbone, torch.zeros(2, device=how.device)
+    for name in work.split.ids:
+        pixels = torch.from_numpy(np.asarray(work.data.image(name)).copy()).permute(2, 0, 1)[None]
         image = normalise(pixels.to(how.device), None, backbone.mean, backbone.std)
         with how.autocast():
-            _, displacement = infer(net, image, section.crop)
+            _, displacement = infer(net, image, work.settings.affinity.crop)
         total += displacement.float().mean((0, 2, 3))
-    return total / len(split)
+    return total / len(work.split)
 
 
-def train(
-    context: Context,
-    section: Affinity,
-    backbone: Backbone,
-    classifier: Path,
-    labels: Path,
-    data: Dataset,
-    split: Split,
-    seed: int,
-) -> None:
-    """The training loop of one worker; rank 0 leaves the network and the history in the context's folder."""
+def train(context: Context, work: Work) -> None:
+    """The training of one worker; rank 0 leaves the network and the history in the context's folder."""
+    section, backbone, seed = work.settings.affinity, work.settings.backbone, work.settings.seed
     torch.manual_seed(seed)
     net = IRN(backbone)
     if backbone.weights is None:
-        state = torch.load(classifier / WEIGHTS, map_location="cpu", weights_only=True)
-        known = {k.removeprefix("backbone."): v for k, v in state.items() if k.startswith("backbone.")}
-        net.backbone.load_state_dict(known)
-    crops = Crops(data, split, crop=section.crop, resize=section.resize, flip=section.flip, seed=seed, masks=labels)
-    no_bank = ImageBank(len(data.classes))
-    how = numerics(section.precision, context.device)
-    history = fit(
-        context,
-        PairLoss(net, section.radius, backbone),
-        [
-            {"params": net.edge_parameters(), "lr": section.lr},
-            {"params": net.displacement_parameters(), "lr": section.displacement_lr},
-        ],
-        crops,
-        lambda epoch: epoch_batches(
-            np.zeros_like(split.labels), no_bank, epoch=epoch, batch=section.batch, drawn=0, seed=seed
-        ),
-        how,
-        epochs=section.epochs,
-        momentum=section.momentum,
-        weight_decay=section.weight_decay,
-        clip=section.clip,
-        power=section.power,
+        state = load(work.inputs["classifier"])
+        net.backbone.load_state_dict(
+            {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
+        )
+    crops = Crops(
+        work.data,
+        work.split,
+        crop=section.crop,
+        resize=section.resize,
+        flip=section.flip,
         seed=seed,
-        micro_batch=section.micro_batch,
-        optimiser=section.optimiser,
+        masks=work.folder / LABELS,
     )
+    batches = Batches(crops, partial(plain_batches, len(work.split), batch=section.batch, seed=seed), section.epochs)
+    groups = [
+        {"params": net.edge_parameters(), "lr": section.lr},
+        {"params": net.displacement_parameters(), "lr": section.displacement_lr},
+    ]
+    history = fit(context, PairLoss(net, section.radius, backbone), batches, section, groups, seed)
     if context.rank == 0:
-        net.running_mean.copy_(mean_displacement(net, section, backbone, data, split, how))
+        net.running_mean.copy_(mean_displacement(net, work, numerics(section.precision, context.device)))
         save(net, history, context.folder)
 
 
-def run(
-    folder: Path,
-    engine: Engine,
-    *,
-    section: Affinity,
-    pseudo: Pseudo,
-    backbone: Backbone,
-    classifier: Path,
-    maps: Path,
-    data: Dataset,
-    split: Split,
-    seed: int,
-) -> None:
-    """Train into `folder`: `labels/ID.png`, `model.pt` (state of an IRN) and `history.json`.
-
-    Args:
-        folder: output.
-        engine: spreads the labels over processes and trains.
-        section: how; where it names a network that is trained already, that one is taken, and no label is made.
-        pseudo: fusion, background rule and CRF of the labels.
-        backbone: as in the section `backbone`.
-        classifier: folder of the trained classifier, whose backbone is used where `backbone` names no weights.
-        maps: folder of the split's maps.
-        data, split: what to train on.
-        seed: of everything random.
+def run(work: Work, engine: Engine) -> None:
+    """Write `labels/ID.png`, `model.pt` (state of an IRN) and `history.json`. Where the section names a network that
+    is trained already, that one is taken, and no label is made.
 
     Raises:
         UserError: the network that the section names does not fit the backbone.
     """
-    if (folder / WEIGHTS).is_file():
+    section = work.settings.affinity
+    if (work.folder / WEIGHTS).is_file():
         return
     if section.weights is not None:
-        net = IRN(backbone.model_copy(update={"weights": None}))
+        net = IRN(work.settings.backbone.model_copy(update={"weights": None}))
         load_checkpoint(net, Path(section.weights), "affinity.weights")
-        save(net, [], folder)
+        save(net, [], work.folder)
         return
-    labels = folder / LABELS
-    labels.mkdir(exist_ok=True)
-    work = partial(_label_shard, folder=labels, section=pseudo, maps=maps, data=data, split=split)
-    for _ in engine.map(work, shards(len(split))):
+    (work.folder / LABELS).mkdir(exist_ok=True)
+    for _ in engine.map(partial(_label_shard, work=work), shards(len(work.split))):
         pass
-    engine.train(train, section, backbone, classifier, labels, data, split, seed, folder=folder)
+    engine.train(train, work, folder=work.folder)
+
+
+SPEC = Spec(
+    version=2,
+    run=run,
+    reads=lambda config: ("affinity", *RULE, "pseudo.crf", "backbone", "seed"),
+    inputs=lambda config: ("classifier", "maps"),
+    split="train",
+    trains="affinity",
+)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -14,38 +13,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfc.config import SCALE_PRESETS, Backbone, Evaluation, Segmentation
+from sfc.config import SCALE_PRESETS, Config, Evaluation
 from sfc.data import Dataset, Split
 from sfc.data.crops import normalise
 from sfc.data.images import read_mask, write_mask
 from sfc.method.cam import resize
-from sfc.networks.deeplab import build_deeplab
+from sfc.networks.deeplab import backbone_section, build_deeplab
 from sfc.refine.crf import CLIP, PRESETS, crf_probabilities
 from sfc.runtime.engine import Engine, Numerics, available_cpus, default_device, numerics, shards
-from sfc.runtime.training import WEIGHTS
+from sfc.runtime.training import load
 from sfc.scoring.tally import Tally, merge
+from sfc.stages.spec import PREDICTIONS, Spec, Work
 
-VERSION = 2
 CHUNK = 400
 """Images whose probabilities wait on disk for the CRF at a time: about 2 GB at VOC's sizes."""
 
 
-@dataclass(frozen=True)
-class Model:
-    """A trained segmentation model and how it is used."""
-
-    weights: Path
-    segmentation: Segmentation
-    backbone: Backbone
-    evaluation: Evaluation
-    channels: int
-
-
 @lru_cache(maxsize=1)
-def _load(model: Model, how: Numerics) -> nn.Module:
-    net = build_deeplab(model.segmentation, model.backbone.model_copy(update={"weights": None}), model.channels)
-    net.load_state_dict(torch.load(model.weights, map_location="cpu", weights_only=True))
-    return how.place(net).eval()
+def _load(folder: Path, settings: Config, channels: int, how: Numerics) -> nn.Module:
+    backbone = backbone_section(settings).model_copy(update={"weights": None})
+    net = build_deeplab(settings.segmentation, backbone, channels)
+    net.load_state_dict(load(folder))
+    placed: nn.Module = how.place(net).eval()
+    return placed
 
 
 def predict(net: nn.Module, image_13HW: Tensor, section: Evaluation) -> Tensor:
@@ -74,20 +64,21 @@ def predict(net: nn.Module, image_13HW: Tensor, section: Evaluation) -> Tensor:
 
 
 @torch.inference_mode()
-def _predict(indices: Sequence[int], folder: Path, model: Model, data: Dataset, split: Split) -> None:
-    """`folder/ID.png` of some images, those that are there already apart; before a CRF `folder/ID.npz` instead, the
-    averaged probabilities of the classes that a CRF can tell from none, as float16."""
-    how = numerics(model.evaluation.precision, default_device())
-    net = _load(model, how)
+def _predict(indices: Sequence[int], work: Work) -> None:
+    """Write the prediction of some images, those that exist apart. Before a CRF write `ID.npz` instead: the averaged
+    probabilities of the classes that a CRF can tell from none, as float16."""
+    section, backbone = work.settings.evaluation, backbone_section(work.settings)
+    how = numerics(section.precision, default_device())
+    net = _load(work.inputs["segmentation"], work.settings, len(work.data.classes) + 1, how)
     for i in indices:
-        path = folder / f"{split.ids[i]}.png"
+        path = _file(work, i)
         if path.is_file():
             continue
-        pixels = torch.from_numpy(np.asarray(data.image(split.ids[i])).copy()).permute(2, 0, 1)[None]
-        image = normalise(pixels.to(how.device), None, model.backbone.mean, model.backbone.std)
+        pixels = torch.from_numpy(np.asarray(work.data.image(work.split.ids[i])).copy()).permute(2, 0, 1)[None]
+        image = normalise(pixels.to(how.device), None, backbone.mean, backbone.std)
         with how.autocast():
-            probability = predict(net, image, model.evaluation)
-        if model.evaluation.crf == "none":
+            probability = predict(net, image, section)
+        if section.crf == "none":
             write_mask(path, probability.argmax(0).to(torch.uint8).cpu().numpy())
             continue
         keys = (probability.amax(dim=(1, 2)) > CLIP).nonzero()[:, 0]
@@ -95,16 +86,21 @@ def _predict(indices: Sequence[int], folder: Path, model: Model, data: Dataset, 
             np.savez(file, keys=keys.cpu().numpy(), probability=probability[keys].half().cpu().numpy())
 
 
-def _refine(indices: Sequence[int], folder: Path, crf: str, data: Dataset, split: Split) -> None:
-    """`folder/ID.png` by a dense CRF in place of the probabilities in `folder/ID.npz`."""
+def _file(work: Work, index: int) -> Path:
+    return work.folder / PREDICTIONS / f"{work.split.ids[index]}.png"
+
+
+def _refine(indices: Sequence[int], work: Work) -> None:
+    """Write the prediction of some images by a dense CRF, in place of their probabilities."""
     for i in indices:
-        path = folder / f"{split.ids[i]}.png"
+        path = _file(work, i)
         if path.is_file():
             continue
         waiting = path.with_suffix(".npz")
         with np.load(waiting) as file:
             keys, probability = file["keys"], file["probability"]
-        label = crf_probabilities(np.asarray(data.image(split.ids[i])), probability, PRESETS[crf])
+        image = np.asarray(work.data.image(work.split.ids[i]))
+        label = crf_probabilities(image, probability, PRESETS[work.settings.evaluation.crf])
         write_mask(path, keys[label].astype(np.uint8))
         waiting.unlink()
 
@@ -130,36 +126,32 @@ def test_time(section: Evaluation) -> dict[str, Any]:
     return {"scales": {"name": preset, "factors": list(section.scales)}, "mirror": section.mirror, "crf": crf}
 
 
-def run(
-    folder: Path,
-    engine: Engine,
-    *,
-    section: Evaluation,
-    segmentation: Segmentation,
-    backbone: Backbone,
-    model: Path,
-    data: Dataset,
-    split: Split,
-    counts: np.ndarray,
-) -> None:
-    """Write `predictions/ID.png` and, where the split has masks, its scores (`sfc.scoring.tally.Tally.write`) with
-    `test_time` and `initialisation`, the backbone and the weights that the training started from.
+def run(work: Work, engine: Engine) -> None:
+    """Write `predictions/ID.png` and, where the split has masks, their scores (`Tally.write`) with `test_time` and
+    `initialisation`, the backbone and the weights that the training started from.
 
     Networks and CRFs take turns, so that a GPU never waits for a CRF and a CRF has every core.
     """
-    predictions = folder / "predictions"
-    predictions.mkdir(exist_ok=True)
-    used = Model(model / WEIGHTS, segmentation, backbone, section, len(data.classes) + 1)
-    common = {"folder": predictions, "data": data, "split": split}
-    for chunk in shards(len(split), len(split) if section.crf == "none" else CHUNK):
+    (work.folder / PREDICTIONS).mkdir(exist_ok=True)
+    section, images = work.settings.evaluation, len(work.split)
+    for chunk in shards(images, images if section.crf == "none" else CHUNK):
         pieces = [chunk[piece.start : piece.stop] for piece in shards(len(chunk))]
-        for _ in engine.map(partial(_predict, model=used, **common), pieces, gpu=True):
+        for _ in engine.map(partial(_predict, work=work), pieces, gpu=True):
             pass
         if section.crf != "none":
-            for _ in engine.map(partial(_refine, crf=section.crf, **common), pieces):
+            for _ in engine.map(partial(_refine, work=work), pieces):
                 pass
-    if split.has_masks:
-        tally = count(predictions, data, split)
+    if work.split.has_masks:
+        backbone, start = backbone_section(work.settings), work.settings.segmentation.start
         weights = Path(backbone.weights).name if backbone.weights else "no weights"
-        start = f"{backbone.name}, {'the classifier' if segmentation.start == 'classifier' else weights}"
-        tally.write(folder, counts, test_time=test_time(section), initialisation=start)
+        initialisation = f"{backbone.name}, {'the classifier' if start == 'classifier' else weights}"
+        tally = count(work.folder / PREDICTIONS, work.data, work.split)
+        tally.write(work.folder, work.counts, test_time=test_time(section), initialisation=initialisation)
+
+
+def _reads(config: Config) -> tuple[str, ...]:
+    network = [f"segmentation.{key}" for key in ("architecture", "rates", "backbone", "start")]
+    return ("evaluation", *network) if config.segmentation.backbone else ("evaluation", *network, "backbone")
+
+
+SPEC = Spec(version=3, run=run, reads=_reads, inputs=lambda config: ("segmentation",), split="val")

@@ -1,17 +1,15 @@
-"""Stage `pseudo`: fused maps to seeds, seeds to the labels that the segmentation model learns."""
+"""Stage `labels`: fused maps to seeds, seeds to the pseudo-labels that the segmentation model learns."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sfc.config import Pseudo
-from sfc.data import Dataset, Split
+from sfc.config import RULE, Config
 from sfc.data.images import read_mask, write_mask
 from sfc.refine.crf import crf_labels, ir_labels
 from sfc.refine.random_walk import walk_labels
@@ -20,9 +18,7 @@ from sfc.runtime.engine import Engine, default_device, shards
 from sfc.runtime.inference import by_shape
 from sfc.runtime.map_files import load_edge, load_maps
 from sfc.scoring.tally import Tally, merge
-
-VERSION = 2
-LABELS = "labels"
+from sfc.stages.spec import LABELS, Spec, Work
 
 
 def group_pixels(device: torch.device) -> int:
@@ -31,93 +27,73 @@ def group_pixels(device: torch.device) -> int:
     return (64 if device.type == "cuda" else 1) * 256 * 256
 
 
-def _walked(
-    indices: Sequence[int], section: Pseudo, maps: Path, edges: Path, split: Split
-) -> Iterator[tuple[int, np.ndarray]]:
+def _walked(indices: Sequence[int], work: Work) -> Iterator[tuple[int, np.ndarray]]:
     """Index and label (H, W) of some images by the random walk."""
-    device = default_device()
+    section, device = work.settings.pseudo, default_device()
 
     def ready() -> Iterator[tuple[Sequence[int], tuple[int, np.ndarray, Tensor, Tensor]]]:
         for i in indices:
-            keys, cam, prototype = load_maps(maps / f"{split.ids[i]}.npz")
-            fused = ruled_maps(cam, prototype, section, section.walk.fusion)
-            yield fused.shape, (i, keys, fused, load_edge(edges / f"{split.ids[i]}.npz"))
+            file = f"{work.split.ids[i]}.npz"
+            keys, maps = load_maps(work.inputs["maps"] / file)
+            fused = ruled_maps(maps, section, section.walk.fusion)
+            yield fused.shape, (i, keys, fused, load_edge(work.inputs["edges"] / file))
 
     for group in by_shape(ready(), group_pixels(device)):
-        fused, edge = (torch.stack([item[n] for item in group]).to(device) for n in (2, 3))
+        fused = torch.stack([item[2] for item in group]).to(device)
+        edge = torch.stack([item[3] for item in group]).to(device)
         for (i, keys, *_), label in zip(group, walk_labels(fused, edge, section.walk).cpu().numpy(), strict=True):
             yield i, as_classes(label, keys)
 
 
-def _direct(
-    indices: Sequence[int], section: Pseudo, maps: Path, data: Dataset, split: Split
-) -> Iterator[tuple[int, np.ndarray]]:
+def _direct(indices: Sequence[int], work: Work) -> Iterator[tuple[int, np.ndarray]]:
     """Index and label (H, W) of some images by argmax, or by a CRF on it."""
+    section = work.settings.pseudo
     for i in indices:
-        name = split.ids[i]
-        keys, cam, prototype = load_maps(maps / f"{name}.npz")
-        label = hard_labels(cam, prototype, section)
+        name = work.split.ids[i]
+        keys, maps = load_maps(work.inputs["maps"] / f"{name}.npz")
+        label = hard_labels(maps, section)
         if section.method == "crf":
-            image = np.asarray(data.image(name))
+            image = np.asarray(work.data.image(name))
             if section.void_unsure:
-                label = ir_labels(image, ruled_maps(cam, prototype, section, section.fusion).numpy(), section.crf)
+                label = ir_labels(image, ruled_maps(maps, section, section.fusion).numpy(), section.crf)
             else:
                 label = crf_labels(image, label, len(keys), section.crf)
         yield i, as_classes(label, keys)
 
 
-def _shard(
-    indices: Sequence[int],
-    folder: Path,
-    section: Pseudo,
-    maps: Path,
-    edges: Path | None,
-    data: Dataset,
-    split: Split,
-) -> Tally:
-    """Write the labels of some images, those that are there already apart; their counts."""
-    paths = {i: folder / f"{split.ids[i]}.png" for i in indices}
+def _shard(indices: Sequence[int], work: Work) -> Tally:
+    """Write the labels of some images, where they don't exist yet; their counts."""
+    paths = {i: work.folder / LABELS / f"{work.split.ids[i]}.png" for i in indices}
     missing = [i for i, path in paths.items() if not path.is_file()]
-    if section.method == "irn":
-        if edges is None:
-            raise ValueError("the method irn needs edges")
-        made = _walked(missing, section, maps, edges, split)
-    else:
-        made = _direct(missing, section, maps, data, split)
-    for i, label in made:
+    for i, label in (_walked if work.settings.pseudo.method == "irn" else _direct)(missing, work):
         write_mask(paths[i], label)
-    tally = Tally(len(data.classes) + 1)
-    if split.has_masks:
+    tally = Tally(len(work.data.classes) + 1)
+    if work.split.has_masks:
         for i, path in paths.items():
-            tally.add(split.ids[i], data.mask(split.ids[i]), read_mask(path))
+            tally.add(work.split.ids[i], work.data.mask(work.split.ids[i]), read_mask(path))
     return tally
 
 
-def run(
-    folder: Path,
-    engine: Engine,
-    *,
-    section: Pseudo,
-    maps: Path,
-    edges: Path | None = None,
-    data: Dataset,
-    split: Split,
-    counts: np.ndarray,
-) -> None:
-    """Write `labels/ID.png` for every image and, where the split has masks, its scores (`Tally.write`).
+def run(work: Work, engine: Engine) -> None:
+    """Write `labels/ID.png` for every image and, where the split has masks, their scores (`Tally.write`).
 
-    Args:
-        folder: output.
-        engine: spreads the images over processes (the CRF holds Python's lock, so threads would not help).
-        section: how.
-        maps: folder of the split's maps.
-        edges: folder of the split's edges, for the method irn.
-        data, split: what the maps are of.
-        counts: (C,) training images of each class.
+    Images are spread over processes: the CRF holds Python's lock, so threads would not help.
     """
-    labels = folder / LABELS
-    labels.mkdir(exist_ok=True)
-    work = partial(_shard, folder=labels, section=section, maps=maps, edges=edges, data=data, split=split)
-    tally = merge(engine.map(work, shards(len(split)), gpu=section.method == "irn"))
-    if split.has_masks:
-        tally.write(folder, counts)
+    (work.folder / LABELS).mkdir(exist_ok=True)
+    walks = work.settings.pseudo.method == "irn"
+    tally = merge(engine.map(partial(_shard, work=work), shards(len(work.split)), gpu=walks))
+    if work.split.has_masks:
+        tally.write(work.folder, work.counts)
+
+
+def _reads(config: Config) -> tuple[str, ...]:
+    used = {"argmax": (), "crf": ("pseudo.void_unsure", "pseudo.crf"), "irn": ("pseudo.walk",)}
+    return (*RULE, "pseudo.method", *used[config.pseudo.method])
+
+
+SPEC = Spec(
+    version=3,
+    run=run,
+    reads=_reads,
+    inputs=lambda config: ("maps", "edges") if config.pseudo.method == "irn" else ("maps",),
+)

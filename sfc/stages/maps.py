@@ -1,6 +1,6 @@
-"""Stage `cam`: both maps of every image of a split, unfused, float16, at feature resolution, of the image's labels.
+"""Stage `maps`: the method's maps of every image of a split for its labels, unfused, float16, as the network has them.
 
-Method: maps at inference of SFC, section "Implementation details"; the file format is `sfc.runtime.map_files`.
+Source: maps at inference of SFC, section "Implementation Details"; the file format is `sfc.runtime.map_files`.
 """
 
 from __future__ import annotations
@@ -9,19 +9,17 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from sfc.config import Backbone, Cam
-from sfc.data import Dataset, Split
-from sfc.method.network import Features, SFCNet
+from sfc.config import Cam
+from sfc.method.build import load_method
+from sfc.method.protocol import Method
 from sfc.runtime.engine import Engine, default_device, numerics, shards
-from sfc.runtime.inference import image_batches, load_classifier
-from sfc.runtime.map_files import save_maps
-from sfc.runtime.training import WEIGHTS
-
-VERSION = 1
+from sfc.runtime.foreign_maps import read_foreign
+from sfc.runtime.inference import image_batches
+from sfc.runtime.map_files import kept_channels, save_maps
+from sfc.stages.spec import Spec, Work
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -29,60 +27,70 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
-def infer(net: SFCNet, image_N3HW: Tensor, section: Cam) -> list[tuple[Tensor, Tensor]]:
-    """Both maps at each scale, no mask and no label applied.
+def infer(method: Method, image_N3HW: Tensor, section: Cam) -> list[dict[str, Tensor]]:
+    """Maps at each scale, no mask and no label applied.
 
     Args:
-        net: in eval mode.
+        method: in eval mode.
         image_N3HW: normalised images of one size.
         section: scales and mirror.
 
     Returns:
-        For each scale, classifier map and prototype map (N, K, h, w) float32.
+        For each scale, maps (N, K, h, w) float32 by name.
     """
-    size = tuple(image_N3HW.shape[-2:])
+    size = (image_N3HW.shape[-2], image_N3HW.shape[-1])
     maps = []
     for scale in section.scales:
         view = image_N3HW
         if scale != 1:
             view = torch.nn.functional.interpolate(view, scaled_size(size, scale), mode="bicubic", align_corners=False)
-        features = net(view)
-        if section.mirror:
-            mirrored = net(view.flip(-1))
-            features = Features(*(a + b.flip(-1) for a, b in zip(features, mirrored, strict=True)))
-        maps.append(net.maps(features, correlation=section.correlation))
+        maps.append(method.maps(view, section))
     return maps
 
 
+def _missing(indices: Sequence[int], work: Work) -> list[int]:
+    """Images whose file is not there yet."""
+    return [i for i in indices if not (work.folder / f"{work.split.ids[i]}.npz").is_file()]
+
+
 @torch.inference_mode()
-def _shard(
-    indices: Sequence[int], folder: Path, weights: Path, section: Cam, backbone: Backbone, data: Dataset, split: Split
-) -> None:
-    """Maps of some images, written one file an image; those that are there already are left alone."""
-    how = numerics(section.precision, default_device())
-    net = load_classifier(weights, backbone, len(data.classes), how)
-    missing = [i for i in indices if not (folder / f"{split.ids[i]}.npz").is_file()]
-    for group, image in image_batches(missing, data, split, backbone, how.device):
+def _infer_shard(indices: Sequence[int], work: Work) -> None:
+    """Write the maps of some images, one file an image; those that exist are left alone."""
+    settings, split = work.settings, work.split
+    how = numerics(settings.cam.precision, default_device())
+    method = load_method(work.inputs["classifier"], settings.classifier, settings.backbone, work.training_set(), how)
+    for group, image in image_batches(_missing(indices, work), work.data, split, settings.backbone, how.device):
         with how.autocast():
-            maps = infer(net, image, section)
+            scales = infer(method, image, settings.cam)
+        size = (image.shape[-2], image.shape[-1])
         for n, i in enumerate(group):
-            keys = np.concatenate([[0], np.flatnonzero(split.labels[i]) + 1])
-            kept = [(cam[n, keys], prototype[n, keys]) for cam, prototype in maps]
-            save_maps(folder / f"{split.ids[i]}.npz", keys, tuple(image.shape[-2:]), kept)
+            keys = kept_channels(split.labels[i])
+            kept = [{name: maps[n, keys] for name, maps in scale.items()} for scale in scales]
+            save_maps(work.folder / f"{split.ids[i]}.npz", keys, size, kept)
 
 
-def run(
-    folder: Path, engine: Engine, *, section: Cam, backbone: Backbone, classifier: Path, data: Dataset, split: Split
-) -> None:
-    """Write `folder/ID.npz` for every image of the split."""
-    work = partial(
-        _shard,
-        folder=folder,
-        weights=classifier / WEIGHTS,
-        section=section,
-        backbone=backbone,
-        data=data,
-        split=split,
-    )
-    for _ in engine.map(work, shards(len(split)), gpu=True):
+def _read_shard(indices: Sequence[int], work: Work, folder: Path) -> None:
+    """Bring maps of another program into this one's files."""
+    for i in _missing(indices, work):
+        name, keys = work.split.ids[i], kept_channels(work.split.labels[i])
+        width, height = work.data.image(name).size
+        maps = read_foreign(folder, name, work.data.classes, keys)
+        save_maps(work.folder / f"{name}.npz", keys, (height, width), [maps])
+
+
+def run(work: Work, engine: Engine) -> None:
+    """Write `ID.npz` for every image of the split."""
+    section = work.settings.classifier
+    shard = partial(_infer_shard, work=work)
+    if section.method == "maps":
+        shard = partial(_read_shard, work=work, folder=Path(section.options.folder))
+    for _ in engine.map(shard, shards(len(work.split)), gpu=section.method != "maps"):
         pass
+
+
+SPEC = Spec(
+    version=2,
+    run=run,
+    reads=lambda config: ("cam", "backbone", "classifier.method", "classifier.options"),
+    inputs=lambda config: ("classifier",),
+)

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sfc.config import Backbone, Segmentation
-from sfc.data import Dataset, Split
+from sfc.config import Backbone, Config, Segmentation
+from sfc.data import Split
 from sfc.data.crops import Crop, Crops, normalise
 from sfc.errors import UserError
-from sfc.method.image_bank import ImageBank, Recipe, epoch_batches
-from sfc.method.losses import pixel_loss
-from sfc.networks.deeplab import backbone_of, build_deeplab, parameter_groups
-from sfc.runtime.engine import Context, Engine, numerics
-from sfc.runtime.training import WEIGHTS, fit, save
-
-VERSION = 2
+from sfc.method.image_bank import Recipe, plain_batches
+from sfc.networks.deeplab import backbone_of, backbone_section, build_deeplab, parameter_groups, pixel_loss
+from sfc.runtime.engine import Context, Engine
+from sfc.runtime.training import WEIGHTS, Batches, fit, load, save
+from sfc.stages.spec import LABELS, Spec, Work
 
 
 class PixelLoss(nn.Module):
@@ -40,19 +36,18 @@ class Schedule:
 
     Args:
         section: epochs or iterations, and the batch.
-        split: what is trained on.
-        seed: of the order.
+        images: number of training images.
+        seed: start of the order.
     """
 
-    def __init__(self, section: Segmentation, split: Split, seed: int) -> None:
-        self.section, self.split, self.seed = section, split, seed
-        self.per_epoch = len(split) // min(section.batch, len(split))
+    def __init__(self, section: Segmentation, images: int, seed: int) -> None:
+        self.section, self.images, self.seed = section, images, seed
+        self.per_epoch = images // min(section.batch, images)
         self.steps = section.iterations or section.epochs * self.per_epoch
         self.epochs = math.ceil(self.steps / self.per_epoch)
 
     def __call__(self, epoch: int) -> list[list[Recipe]]:
-        no_label, no_bank = np.zeros_like(self.split.labels), ImageBank(self.split.labels.shape[1])
-        batches = epoch_batches(no_label, no_bank, epoch=epoch, batch=self.section.batch, drawn=0, seed=self.seed)
+        batches = plain_batches(self.images, epoch, batch=self.section.batch, seed=self.seed)
         return batches[: self.steps - epoch * self.per_epoch]
 
 
@@ -74,72 +69,51 @@ def check_batch(section: Segmentation, split: Split, world_size: int, synchronis
         )
 
 
-def train(
-    context: Context,
-    section: Segmentation,
-    backbone: Backbone,
-    labels: Path,
-    start: Path | None,
-    data: Dataset,
-    split: Split,
-    seed: int,
-) -> None:
-    """The training loop of one worker; rank 0 leaves the network and the history in the context's folder."""
+def train(context: Context, work: Work) -> None:
+    """The training of one worker; rank 0 leaves the network and the history in the context's folder."""
+    section, seed, backbone = work.settings.segmentation, work.settings.seed, backbone_section(work.settings)
     torch.manual_seed(seed)
     synchronised = context.world_size > 1 and context.device.type == "cuda"
-    check_batch(section, split, context.world_size, synchronised)
-    net = build_deeplab(section, backbone, len(data.classes) + 1)
-    if start is not None:
-        state = torch.load(start / WEIGHTS, map_location="cpu", weights_only=True)
-        prefix = "backbone."
+    check_batch(section, work.split, context.world_size, synchronised)
+    net: nn.Module = build_deeplab(section, backbone, len(work.data.classes) + 1)
+    groups = parameter_groups(net, section)
+    if section.start == "classifier":
+        state, prefix = load(work.inputs["classifier"]), "backbone."
         backbone_of(net).load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
     if synchronised:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    crops = Crops(data, split, crop=section.crop, resize=section.resize, flip=section.flip, seed=seed, masks=labels)
-    schedule = Schedule(section, split, seed)
-    history = fit(
-        context,
-        PixelLoss(net, backbone, balanced=section.loss == "balanced"),
-        parameter_groups(net, section),
-        crops,
-        schedule,
-        numerics(section.precision, context.device),
-        epochs=schedule.epochs,
-        steps=schedule.steps,
-        momentum=section.momentum,
-        weight_decay=section.weight_decay,
-        clip=section.clip,
-        power=section.power,
+    crops = Crops(
+        work.data,
+        work.split,
+        crop=section.crop,
+        resize=section.resize,
+        flip=section.flip,
         seed=seed,
-        micro_batch=section.micro_batch,
+        masks=work.inputs["labels"] / LABELS,
     )
+    schedule = Schedule(section, len(work.split), seed)
+    batches = Batches(crops, schedule, schedule.epochs, schedule.steps)
+    model = PixelLoss(net, backbone, balanced=section.loss == "balanced")
+    history = fit(context, model, batches, section, groups, seed)
     if context.rank == 0:
         save(net, history, context.folder)
 
 
-def run(
-    folder: Path,
-    engine: Engine,
-    *,
-    section: Segmentation,
-    backbone: Backbone,
-    labels: Path,
-    start: Path | None = None,
-    data: Dataset,
-    split: Split,
-    seed: int,
-) -> None:
-    """Train into `folder`: `model.pt` (state of the network from `build_deeplab`) and `history.json`.
+def run(work: Work, engine: Engine) -> None:
+    """Write `model.pt` (state of the network from `build_deeplab`) and `history.json`."""
+    if not (work.folder / WEIGHTS).is_file():
+        engine.train(train, work, folder=work.folder)
 
-    Args:
-        folder: output.
-        engine: runs the training.
-        section: how.
-        backbone: under the head.
-        labels: folder of the label maps by image name.
-        start: folder of a trained classifier whose backbone it starts from, or None.
-        data, split: the images.
-        seed: of everything random.
-    """
-    if not (folder / WEIGHTS).is_file():
-        engine.train(train, section, backbone, labels, start, data, split, seed, folder=folder)
+
+def _reads(config: Config) -> tuple[str, ...]:
+    return ("segmentation", "seed") if config.segmentation.backbone else ("segmentation", "seed", "backbone")
+
+
+SPEC = Spec(
+    version=3,
+    run=run,
+    reads=_reads,
+    inputs=lambda config: ("labels", "classifier") if config.segmentation.start == "classifier" else ("labels",),
+    split="train",
+    trains="segmentation",
+)

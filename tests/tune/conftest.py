@@ -32,12 +32,12 @@ TINY = [
 SPACE = """
 base: synthetic.yaml
 parameters:
-  classifier.prototype_weight: {uniform: [0.0, 2.0]}
+  classifier.options.prototype_weight: {uniform: [0.0, 2.0]}
   classifier.lr: {choice: [0.05, 1.0e+30]}
   pseudo.fusion: {uniform: [0.0, 1.0]}
-published: {classifier.prototype_weight: 1.6, classifier.lr: 0.05, pseudo.fusion: 0.7}
+published: {classifier.options.prototype_weight: 1.6, classifier.lr: 0.05, pseudo.fusion: 0.7}
 start:
-  - {classifier.prototype_weight: 0.4, classifier.lr: 1.0e+30, pseudo.fusion: 0.7}
+  - {classifier.options.prototype_weight: 0.4, classifier.lr: 1.0e+30, pseudo.fusion: 0.7}
 asha: {grace: 1, reduction: 2}
 budget: {trials: 4, inner: 3}
 final: {top: 2, seeds: 2}

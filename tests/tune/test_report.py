@@ -33,9 +33,9 @@ EVIL = '<img src="http://evil.example/x.png" onerror=alert(1)> & $\\frac$'
 NAME = 'a study"><script src="http://evil.example/x.js"></script>'
 WEIGHTING = CategoricalDistribution(["pairwise", EVIL])
 SPACES = {
-    "classifier.prototype_weight": FloatDistribution(0.1, 2.0, log=True),
-    "classifier.weighting": WEIGHTING,
-    "classifier.beta": FloatDistribution(0.0, 1.0),
+    "classifier.options.prototype_weight": FloatDistribution(0.1, 2.0, log=True),
+    "classifier.options.weighting": WEIGHTING,
+    "classifier.options.beta": FloatDistribution(0.0, 1.0),
 }
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 VOID = {"meta", "img", "br", "wbr", "link", "hr", "input"}
@@ -117,7 +117,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     for weight in (1.6, 0.4):
         engine = LocalEngine(1)
         pipeline = Pipeline(
-            change_config(config, {"classifier.prototype_weight": weight}), Store(root / "store"), engine
+            change_config(config, {"classifier.options.prototype_weight": weight}), Store(root / "store"), engine
         )
         maps[weight] = str(pipeline.cam("select"))
         history[weight] = json.loads((pipeline.classifier() / "history.json").read_text())
@@ -138,15 +138,20 @@ def build(folder: Path, base: dict[str, Any], name: str, *, full: bool = True, d
     made.set_user_attr("metric", "seed/best_miou")
     made.set_user_attr("split", "select")
     made.set_user_attr("base", values)
-    made.set_user_attr("published", {"classifier.prototype_weight": 1.6, "classifier.weighting": "pairwise"})
+    made.set_user_attr(
+        "published", {"classifier.options.prototype_weight": 1.6, "classifier.options.weighting": "pairwise"}
+    )
     made.set_user_attr("command", "python tune/search.py --space 'a <b>.yaml'")
     made.set_user_attr("commit", "0123456789ab")
     made.set_user_attr("identity", {})
     rows = [(1.6, 0.50), (0.4, 0.62), (0.8, 0.55), (1.2, 0.53), (1.9, 0.45)] if full else []
     for weight, value in rows:
-        params: dict[str, Any] = {"classifier.prototype_weight": weight, "classifier.weighting": "pairwise"}
+        params: dict[str, Any] = {
+            "classifier.options.prototype_weight": weight,
+            "classifier.options.weighting": "pairwise",
+        }
         if weight == 0.8:
-            params |= {"classifier.weighting": EVIL, "classifier.beta": 0.9}
+            params |= {"classifier.options.weighting": EVIL, "classifier.options.beta": 0.9}
         attrs: dict[str, Any] = {"metrics": numbers(value, value / 2), "epoch": 3, "seconds": 6.0}
         attrs["iou"] = {"seed": [0.9] + [value] * base["classes"]}
         inner = [(0.7, value - 0.03), (0.5, value - 0.01), (0.2, value)]
@@ -163,10 +168,10 @@ def build(folder: Path, base: dict[str, Any], name: str, *, full: bool = True, d
         previews = {1: value - 0.2, 3: value}
         made.add_trial(trial(TrialState.COMPLETE, value, params=params, previews=previews, **attrs))
     for weight in (0.2, 0.3):
-        params = {"classifier.prototype_weight": weight, "classifier.weighting": EVIL}
+        params = {"classifier.options.prototype_weight": weight, "classifier.options.weighting": EVIL}
         stopped = {"epoch": 1, "seconds": 2.0, "previews": {1: 0.99}}
         made.add_trial(trial(TrialState.PRUNED, None, params=params, **stopped))
-    params = {"classifier.prototype_weight": 0.11, "classifier.weighting": "pairwise"}
+    params = {"classifier.options.prototype_weight": 0.11, "classifier.options.weighting": "pairwise"}
     made.add_trial(trial(TrialState.FAIL, None, params=params, epoch=1, seconds=1.0, reason=f"diverged {EVIL}"))
     return made
 
@@ -280,7 +285,7 @@ def test_mask_free_objectives_are_judged_by_their_order(page: Page) -> None:
 def test_both_levels_are_shown(page: Page) -> None:
     chosen = {row[0]: row[1:] for row in page.table("setting")}
     assert chosen["pseudo.fusion"] == ["inside each trial", "0.7", "0.2"]
-    assert chosen["classifier.prototype_weight"] == ["by the search", "1.6", "0.4"]
+    assert chosen["classifier.options.prototype_weight"] == ["by the search", "1.6", "0.4"]
     assert "from 15 evaluations inside trials" in page.text
 
 

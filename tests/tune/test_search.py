@@ -89,7 +89,7 @@ def test_the_main_job_survives_interruptions_and_does_nothing_twice(tmp_path: Pa
     [kept_trial] = [t for t in complete(study) if t.number == finals["chosen"]]
     means = {t["trial"]: t["mean"]["seed/best_miou"] for t in finals["trials"]}
     assert means[kept_trial.number] == max(means.values()) and len(means) == len(complete(study)[:2])
-    assert config.classifier.prototype_weight == kept_trial.params["classifier.prototype_weight"]
+    assert config.classifier.options.prototype_weight == kept_trial.params["classifier.options.prototype_weight"]
     assert config.pseudo.threshold == kept_trial.user_attrs["metrics"]["seed/best_threshold"]
     for predictions in (results / "store" / "evaluation").glob("*/predictions"):
         assert len(list(predictions.glob("*.png"))) == 12
@@ -131,7 +131,7 @@ def test_the_main_job_survives_interruptions_and_does_nothing_twice(tmp_path: Pa
     process = search(tmp_path, tmp_path / "other.yaml")
     output = finish(process)
     assert process.returncode == 0, output
-    assert "classifier.prototype_weight: uniform [0.0, 2.0] -> uniform [0.0, 3.0]" in output
+    assert "classifier.options.prototype_weight: uniform [0.0, 2.0] -> uniform [0.0, 3.0]" in output
     assert "4 trials still fit" in output
     after = {t.number: t.value for t in counted(load_study("tiny", results))}
     assert kept.items() <= after.items() and len(after) == 5

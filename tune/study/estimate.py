@@ -43,7 +43,7 @@ Identity = dict[str, Any]
 TRAINED = ("classifier", "affinity", "segmentation")
 COST = {
     "classifier": "backbone.name backbone.frozen_stages classifier.weights classifier.batch classifier.bank_images "
-    "classifier.crop classifier.scales classifier.precision",
+    "classifier.crop classifier.options.scales classifier.precision",
     "cam": "cam.scales cam.mirror cam.correlation cam.precision",
     "proxy": "crf.iterations precision",
     "affinity": "backbone.name affinity.weights affinity.batch affinity.crop affinity.radius affinity.precision "

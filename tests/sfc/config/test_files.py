@@ -45,7 +45,7 @@ def test_every_mistake_is_reported_at_once_with_place_and_nearest_name(write) ->
         "  epochss: 3\n"
         "  lr: fast\n"
         "  momentum: 1.5\n"
-        "  weighting: pairwize\n"
+        "  options: {weighting: pairwize}\n"
         "clasifier:\n"
         "  lr: 0.1\n"
         "pseudo:\n"
@@ -58,7 +58,7 @@ def test_every_mistake_is_reported_at_once_with_place_and_nearest_name(write) ->
         3: ["classifier.epochss", "did you mean classifier.epochs?"],
         4: ["classifier.lr", '"fast"'],
         5: ["classifier.momentum", "less than 1", "1.5"],
-        6: ["classifier.weighting", "pairwise", "effective_number"],
+        6: ["classifier.options.weighting", "pairwise", "effective_number"],
         7: ["clasifier", "did you mean classifier"],
         11: ["pseudo.crf.gt_prob", "less than 1"],
     }.items():
@@ -68,7 +68,7 @@ def test_every_mistake_is_reported_at_once_with_place_and_nearest_name(write) ->
 
 
 def test_the_right_key_under_a_wrong_section_is_named(write) -> None:
-    assert "did you mean classifier.prototype_weight?" in refusal(write("data:\n  prototype_weight: 1\n"))
+    assert "did you mean classifier.options.prototype_weight?" in refusal(write("data:\n  prototype_weight: 1\n"))
 
 
 def test_items_of_a_list_are_checked_with_their_line(write) -> None:
@@ -110,11 +110,11 @@ def test_a_mistake_in_an_override_is_placed_on_the_command_line(write) -> None:
     assert len(message.splitlines()) == 4
     assert f"{path}:2: classifier.lr" in message
     assert "command line, classifier.epochs=many: classifier.epochs" in message
-    assert "command line, classifier.warm_up=0.5: " in message and "did you mean classifier.warmup?" in message
+    assert "command line, classifier.warm_up=0.5: " in message and "did you mean classifier.options.warmup?" in message
     assert "command line, seed=-1: seed" in message
 
 
-@pytest.mark.parametrize("word", ["classifier.lr", "=3", "", "classifier.lr={", "classifier.scales=[0.5"])
+@pytest.mark.parametrize("word", ["classifier.lr", "=3", "", "classifier.lr={", "classifier.options.scales=[0.5"])
 def test_an_override_of_a_wrong_form_is_refused(word: str) -> None:
     with pytest.raises(UserError, match="command line"):
         parse_override(word)
@@ -233,9 +233,9 @@ def test_a_dumped_configuration_loads_as_itself(write) -> None:
 def test_changes_are_checked_like_a_file() -> None:
     assert change_config(Config(), {"pseudo.crf.iterations": 3}).pseudo.crf.iterations == 3
     assert change_config(Config(), {}) == Config()
-    with pytest.raises(UserError, match=r"classifier\.warmup"):
-        change_config(Config(), {"classifier.warmup": 2})
-    with pytest.raises(UserError, match=r"did you mean classifier\.warmup"):
+    with pytest.raises(UserError, match=r"classifier\.options\.warmup"):
+        change_config(Config(), {"classifier.options.warmup": 2})
+    with pytest.raises(UserError, match=r"did you mean classifier\.options\.warmup"):
         change_config(Config(), {"classifier.warmupp": 0.5})
 
 

@@ -184,10 +184,14 @@ def test_background_wins_where_it_and_the_offset_exceed_twice_the_foreground(off
 
 def test_fusion_is_a_mean_with_the_argmax_of_the_published_sum() -> None:
     a, b = torch.rand(4, 8, 8), torch.rand(4, 8, 8)
-    fused = fuse(a, b, 0.7)
+    fused = fuse({"a": a, "b": b}, 0.7)
     assert torch.equal(fused.argmax(0), (a + 0.7 * b).argmax(0))
-    assert fused.max() <= torch.maximum(a, b).max() and torch.equal(fuse(a, b, 0), a)
-    torch.testing.assert_close(fuse(a, a, 0.3), a)
+    assert (
+        fused.max() <= torch.maximum(a, b).max()
+        and torch.equal(fuse({"a": a, "b": b}, 0), a)
+        and torch.equal(fuse({"a": a}, 0.7), a)
+    )
+    torch.testing.assert_close(fuse({"a": a, "b": a, "c": a}, 0.3), a)
 
 
 def test_unit_and_over_maximum_survive_zeros() -> None:

@@ -7,7 +7,8 @@ import torch
 import torch.nn.functional as F
 
 from sfc.method.cam import over_maximum
-from sfc.method.losses import classification_loss, pixel_loss, prototype_consistency, scale_consistency
+from sfc.method.losses import classification_loss, prototype_consistency, scale_consistency
+from sfc.networks.deeplab import pixel_loss
 
 
 @pytest.fixture(autouse=True)

@@ -16,15 +16,20 @@ from sfc.config import Backbone
 from sfc.errors import UserError
 from sfc.method.network import SFCNet
 from sfc.networks import published_checkpoints as reference
+from sfc.networks.backbone import build_backbone
 from sfc.networks.published_checkpoints import Checkpoint, duplicate_names, load_checkpoint, our_name, published_name
 from sfc.refine.irn import IRN
 
 CLASSES = 3
 
 
+def sfc_net(section: Backbone, classes: int) -> SFCNet:
+    return SFCNet(build_backbone(section), classes)
+
+
 def network(kind: str) -> SFCNet | IRN:
     section = Backbone(name="resnet50")
-    return IRN(section) if kind == "irn" else SFCNet(section, CLASSES)
+    return IRN(section) if kind == "irn" else sfc_net(section, CLASSES)
 
 
 @pytest.fixture(scope="module", params=["sfc", "irn"])
@@ -114,7 +119,7 @@ def refused(state: Any, net: SFCNet | IRN, tmp_path: Path, words: str) -> None:
 
 
 def test_what_is_missing_unexpected_or_of_another_shape_is_named(small: Backbone, tmp_path: Path) -> None:
-    net = SFCNet(small, CLASSES)
+    net = sfc_net(small, CLASSES)
     state = net.state_dict()
     gone = {k: v for k, v in state.items() if k != "f9.weight"}
     refused(gone, net, tmp_path, r"classifier\.weights: .*c\.pth does not fit SFC .*: 1 missing: f9\.weight$")
@@ -127,12 +132,22 @@ def test_what_is_missing_unexpected_or_of_another_shape_is_named(small: Backbone
 
 
 def test_another_class_count_is_named(small: Backbone, tmp_path: Path) -> None:
-    refused(SFCNet(small, 20).state_dict(), SFCNet(small, 7), tmp_path, "trained for 20 classes, the data has 7")
+    refused(
+        sfc_net(small, 20).state_dict(),
+        sfc_net(small, 7),
+        tmp_path,
+        "trained for 20 classes, the data has 7",
+    )
 
 
 def test_another_backbone_or_network_is_refused(small: Backbone, tmp_path: Path) -> None:
-    net = SFCNet(small, CLASSES)
-    refused(SFCNet(Backbone(name="resnet18"), CLASSES).state_dict(), net, tmp_path, "does not fit SFC on this backbone")
+    net = sfc_net(small, CLASSES)
+    refused(
+        sfc_net(Backbone(name="resnet18"), CLASSES).state_dict(),
+        net,
+        tmp_path,
+        "does not fit SFC on this backbone",
+    )
     refused(IRN(small).state_dict(), net, tmp_path, "is a checkpoint of IRN, not of SFC")
     refused(net.state_dict(), IRN(small), tmp_path, "is a checkpoint of SFC, not of IRN")
     refused(
@@ -179,7 +194,7 @@ def test_the_commands_convert_there_and_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    net = SFCNet(Backbone(name="resnet50"), CLASSES)
+    net = sfc_net(Backbone(name="resnet50"), CLASSES)
     torch.save(net.state_dict(), "model.pt")
     assert main(["export-checkpoint", "model.pt", "--out", "best.pth"]) == 0
     assert main(["import-checkpoint", "best.pth"]) == 0
@@ -195,10 +210,10 @@ def test_a_configuration_s_classes_and_backbone_are_compared(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     data = ["data.synthetic.train=4", "data.synthetic.select=2", "data.synthetic.val=2"]
-    torch.save(SFCNet(small, 9).state_dict(), "nine.pt")
+    torch.save(sfc_net(small, 9).state_dict(), "nine.pt")
     assert main(["import-checkpoint", "nine.pt", "synthetic.yaml", *data]) == 2
     assert "trained for 9 classes, the data has 10" in capsys.readouterr().err
-    torch.save(SFCNet(small, 10).state_dict(), "ten.pt")
+    torch.save(sfc_net(small, 10).state_dict(), "ten.pt")
     assert main(["import-checkpoint", "ten.pt", "synthetic.yaml", *data, "--out", "ours.pt"]) == 0
     assert Path("ours.pt").is_file()
     assert main(["import-checkpoint", "ten.pt"]) == 2

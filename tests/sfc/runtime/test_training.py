@@ -10,14 +10,15 @@ import pytest
 import torch
 from torch import nn
 
-from sfc.config import Backbone, Classifier
+from sfc.config import Backbone, Classifier, Config, SfcOptions, Training
 from sfc.data import Dataset
 from sfc.data.crops import Crop, Crops
 from sfc.errors import Diverged
 from sfc.method.image_bank import Recipe
-from sfc.runtime.engine import LocalEngine, numerics
-from sfc.runtime.training import CHECKPOINT, HISTORY, WEIGHTS, build_optimiser, fit, poly, split_evenly
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.training import CHECKPOINT, HISTORY, WEIGHTS, Batches, build_optimiser, fit, poly, split_evenly
 from sfc.stages import classifier
+from sfc.stages.spec import Work
 
 SECTION = Classifier(
     epochs=2, batch=4, bank_images=2, crop=32, resize_long=(24, 40), lr=0.05, head_lr=0.05, precision="fp32"
@@ -36,15 +37,11 @@ def train(folder: Path, data: Dataset, backbone: Backbone, *, stop_after: int = 
         if metrics["epoch"] == stop_after:
             raise Stop
 
-    classifier.run(
-        folder,
-        LocalEngine(1, on_report=on_report),
-        section=SECTION.model_copy(update=changes),
-        backbone=backbone,
-        data=data,
-        split=data.split("train"),
-        seed=seed,
-    )
+    split = data.split("train")
+    options = {key: changes.pop(key) for key in list(changes) if key in SfcOptions.model_fields}
+    section = SECTION.model_copy(update=changes | {"options": SfcOptions(**options)})
+    settings = Config().model_copy(update={"classifier": section, "backbone": backbone, "seed": seed})
+    classifier.run(Work(folder, settings, {}, data, split, split), LocalEngine(1, on_report=on_report))
     return torch.load(folder / WEIGHTS, weights_only=True), json.loads((folder / HISTORY).read_text())
 
 
@@ -118,7 +115,7 @@ def test_it_learns(tiny: Dataset, small: Backbone, tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_its_name_and_epoch(tiny, small, tmp_path: Path) -> None:
-    with pytest.raises(Diverged, match=r"classification.* in epoch 1, step [23] of 3 \(learning rate 1e\+30\)"):
+    with pytest.raises(Diverged, match=r"classification.* in epoch 1, step [23] of 3 \(rate 1e\+30\)"):
         train(tmp_path, tiny, small, lr=1e30, head_lr=1e30)
     assert not (tmp_path / WEIGHTS).exists()
 
@@ -151,20 +148,13 @@ class Probe(nn.Module):
 
 def probe(model: Probe, data: Dataset, folder: Path, **changes: Any) -> list[dict[str, float]]:
     crops = Crops(data, data.split("train"), crop=32, flip=False, seed=0)
-    options = {"epochs": 2, "momentum": 0.0, "weight_decay": 0.0, "clip": 1e9, "power": 0.9, "seed": 0} | changes
+    seed, epochs = changes.pop("seed", 0), changes.pop("epochs", 2)
+    options = {"momentum": 0.0, "weight_decay": 0.0, "clip": 1e9, "power": 0.9, "precision": "fp32"} | changes
+    batches = Batches(crops, lambda epoch: [[Recipe(0, epoch), Recipe(1, epoch)]] * 2, epochs)
+    groups = [{"params": [model.weight], "lr": 0.1}]
     histories: list[Any] = []
     LocalEngine(1).train(
-        lambda context: histories.append(
-            fit(
-                context,
-                model,
-                [{"params": [model.weight], "lr": 0.1}],
-                crops,
-                lambda epoch: [[Recipe(0, epoch), Recipe(1, epoch)]] * 2,
-                numerics("fp32", torch.device("cpu")),
-                **options,
-            )
-        ),
+        lambda context: histories.append(fit(context, model, batches, Training(**options), groups, seed)),
         folder=folder,
     )
     return histories[0]
@@ -210,7 +200,8 @@ def test_losses_are_averaged_over_the_steps_of_an_epoch(tiny: Dataset, tmp_path:
 def test_the_optimiser_as_published_has_the_weight_decay_for_its_momentum(tiny: Dataset, tmp_path: Path) -> None:
     for kind, momentum in (("sgd_as_published", 1e-4), ("sgd", 0.9)):
         groups = [{"params": [nn.Parameter(torch.zeros(1))], "lr": 0.1}]
-        (group,) = build_optimiser(groups, kind, momentum=0.9, weight_decay=1e-4).param_groups
+        section = Training(optimiser=kind, momentum=0.9, weight_decay=1e-4)
+        (group,) = build_optimiser(groups, section).param_groups
         assert (group["momentum"], group["weight_decay"]) == (momentum, 1e-4)
     model = Probe()
     options = {"momentum": 0.9, "weight_decay": 0.1, "power": 0.0, "epochs": 1}

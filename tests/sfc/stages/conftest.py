@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from sfc.config import Backbone, Cam, Classifier, Evaluation, Pseudo, Segmentation
+from sfc.config import Backbone, Cam, Classifier, Config, Evaluation, Pseudo, Segmentation
 from sfc.data import Dataset, Split
-from sfc.runtime.engine import LocalEngine
-from sfc.stages import classifier, evaluation, segmentation
-from sfc.stages import labels as pseudo
-from sfc.stages import maps as cam
-from sfc.stages import seeds as seed
+from sfc.pipeline import STAGES
+from sfc.runtime.engine import Engine, LocalEngine
+from sfc.stages.spec import Work
 
 BACKBONE = Backbone(name="small", mean=(0.5,) * 3, std=(0.25,) * 3, frozen_stages=0, freeze_norm=False)
 CLASSIFIER = Classifier(
@@ -24,6 +24,15 @@ CAM = Cam(scales=(1.0, 0.5), precision="fp32")
 PSEUDO = Pseudo(method="argmax", threshold=0.1)
 SEGMENTATION = Segmentation(epochs=1, batch=4, crop=32, rates=(1, 2), precision="fp32")
 EVALUATION = Evaluation(scales=(1.0, 0.5), precision="fp32")
+SETTINGS = Config(
+    seed=0,
+    backbone=BACKBONE,
+    classifier=CLASSIFIER,
+    cam=CAM,
+    pseudo=PSEUDO,
+    segmentation=SEGMENTATION,
+    evaluation=EVALUATION,
+)
 
 
 @dataclass
@@ -37,35 +46,32 @@ class World:
     counts: np.ndarray
     engine: LocalEngine
 
-    def folder(self, name: str) -> Path:
-        path = self.root / name
+    def folder(self, stage: str) -> Path:
+        path = self.root / stage
         path.mkdir(exist_ok=True)
         return path
+
+    def work(self, stage: str, folder: Path, **changes: Any) -> Work:
+        """What a stage gets: sections of the settings, `data`, `split` and `inputs` may be others."""
+        folder.mkdir(exist_ok=True)
+        split = changes.pop("split", self.val if STAGES[stage].split == "val" else self.train)
+        data, inputs = changes.pop("data", self.data), changes.pop("inputs", {})
+        train = changes.pop("train", None) or data.split("train")
+        settings = SETTINGS.model_copy(update=changes)
+        before = {name: inputs.get(name, self.root / name) for name in STAGES}
+        return Work(folder, settings, before, data, split, train)
+
+    def run(self, stage: str, folder: Path, *, engine: Engine | None = None, **changes: Any) -> dict[str, Any]:
+        """Run a stage; the content of its metrics.json, if it writes one."""
+        STAGES[stage].run(self.work(stage, folder, **changes), engine or self.engine)
+        metrics = folder / "metrics.json"
+        return json.loads(metrics.read_text()) if metrics.is_file() else {}
 
 
 @pytest.fixture(scope="package")
 def world(tmp_path_factory: pytest.TempPathFactory, tiny: Dataset) -> World:
     train, val = tiny.split("train"), tiny.split("val")
     made = World(tmp_path_factory.mktemp("stages"), tiny, train, val, train.labels.sum(0), LocalEngine(1))
-    common = {"backbone": BACKBONE, "data": tiny, "split": train}
-    classifier.run(made.folder("classifier"), made.engine, section=CLASSIFIER, seed=0, **common)
-    cam.run(made.folder("cam"), made.engine, section=CAM, classifier=made.folder("classifier"), **common)
-    scored = {"data": tiny, "split": train, "counts": made.counts, "maps": made.folder("cam")}
-    seed.run(made.folder("seed"), made.engine, section=PSEUDO, **scored)
-    pseudo.run(made.folder("pseudo"), made.engine, section=PSEUDO, **scored)
-    labels = made.folder("pseudo") / "labels"
-    segmentation.run(
-        made.folder("segmentation"), made.engine, section=SEGMENTATION, labels=labels, start=None, seed=0, **common
-    )
-    evaluation.run(
-        made.folder("evaluation"),
-        made.engine,
-        section=EVALUATION,
-        segmentation=SEGMENTATION,
-        backbone=BACKBONE,
-        model=made.folder("segmentation"),
-        data=tiny,
-        split=val,
-        counts=made.counts,
-    )
+    for stage in ("classifier", "maps", "seeds", "labels", "segmentation", "evaluation"):
+        made.run(stage, made.folder(stage))
     return made

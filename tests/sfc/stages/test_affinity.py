@@ -17,6 +17,7 @@ from sfc.data.dataset import open_folder
 from sfc.data.images import VOID, read_mask
 from sfc.errors import UserError
 from sfc.method.network import SFCNet
+from sfc.networks.backbone import build_backbone
 from sfc.pipeline import Pipeline
 from sfc.refine.crf import ir_labels
 from sfc.refine.irn import IRN, infer
@@ -26,8 +27,6 @@ from sfc.runtime.engine import LocalEngine
 from sfc.runtime.map_files import load_edge, load_maps, save_edge, save_maps
 from sfc.runtime.store import Store
 from sfc.runtime.training import HISTORY, WEIGHTS
-from sfc.stages import affinity, classifier
-from sfc.stages import edges as edge
 from sfc.stages import labels as pseudo
 from tests.sfc.stages.conftest import BACKBONE, CLASSIFIER, World
 
@@ -45,31 +44,18 @@ class Trained:
 
 
 def train(world: World, folder: Path, section: Affinity = AFFINITY) -> None:
-    affinity.run(
-        folder,
-        world.engine,
-        section=section,
-        pseudo=PSEUDO,
-        backbone=BACKBONE,
-        classifier=world.folder("classifier"),
-        maps=world.folder("cam"),
-        data=world.data,
-        split=world.train,
-        seed=3,
-    )
+    world.run("affinity", folder, affinity=section, pseudo=PSEUDO, seed=3)
 
 
 def label(world: World, folder: Path, edges: Path | None, section: Pseudo = PSEUDO) -> None:
-    kind = {"data": world.data, "split": world.train, "counts": world.counts}
-    pseudo.run(folder, world.engine, section=section, maps=world.folder("cam"), edges=edges, **kind)
+    world.run("labels", folder, pseudo=section, inputs={"edges": edges})
 
 
 @pytest.fixture(scope="module")
 def irn(world: World, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     made = Trained(*(tmp_path_factory.mktemp(name) for name in ("affinity", "edges", "labels")))
     train(world, made.affinity)
-    kind = {"backbone": BACKBONE, "data": world.data, "split": world.train}
-    edge.run(made.edges, world.engine, section=AFFINITY, affinity=made.affinity, **kind)
+    world.run("edges", made.edges, affinity=AFFINITY, inputs={"affinity": made.affinity})
     label(world, made.labels, made.edges)
     return made
 
@@ -82,8 +68,8 @@ def network(folder: Path) -> IRN:
 
 def test_the_labels_it_learns_from_are_those_of_two_crfs(world: World, irn: Trained) -> None:
     for name in world.train.ids:
-        keys, cam, prototype = load_maps(world.folder("cam") / f"{name}.npz")
-        fused = ruled_maps(cam, prototype, PSEUDO, PSEUDO.fusion).numpy()
+        keys, maps = load_maps(world.folder("maps") / f"{name}.npz")
+        fused = ruled_maps(maps, PSEUDO, PSEUDO.fusion).numpy()
         expected = as_classes(ir_labels(np.asarray(world.data.image(name)), fused, PSEUDO.crf), keys)
         assert np.array_equal(read_mask(irn.affinity / "labels" / f"{name}.png"), expected)
 
@@ -125,8 +111,8 @@ def test_every_image_has_an_edge_map_of_a_quarter_of_its_size(world: World, irn:
 
 def test_labels_are_the_random_walk_s(world: World, irn: Trained) -> None:
     for name in world.train.ids:
-        keys, cam, prototype = load_maps(world.folder("cam") / f"{name}.npz")
-        fused = ruled_maps(cam, prototype, PSEUDO, PSEUDO.walk.fusion)
+        keys, maps = load_maps(world.folder("maps") / f"{name}.npz")
+        fused = ruled_maps(maps, PSEUDO, PSEUDO.walk.fusion)
         found = walk_labels(fused[None], load_edge(irn.edges / f"{name}.npz")[None], PSEUDO.walk)[0].numpy()
         assert np.array_equal(read_mask(irn.labels / "labels" / f"{name}.png"), as_classes(found, keys))
     metrics = json.loads((irn.labels / "metrics.json").read_text())
@@ -134,7 +120,7 @@ def test_labels_are_the_random_walk_s(world: World, irn: Trained) -> None:
 
 
 def test_images_that_walk_together_get_the_labels_that_each_gets_alone(
-    voc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    world: World, voc, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes = {"a": (21, 30), "b": (21, 30), "c": (30, 21), "d": (1, 1), "e": (21, 30)}
     csv = {"a": "x", "b": "y", "c": "x y", "d": "y", "e": ""}
@@ -144,7 +130,7 @@ def test_images_that_walk_together_get_the_labels_that_each_gets_alone(
     generator = torch.Generator().manual_seed(0)
     for name, (height, width) in sizes.items():
         keys = np.array([0, *(np.flatnonzero(split.labels[split.ids.index(name)]) + 1)])
-        maps = [tuple(torch.rand(len(keys), 3, 4, generator=generator) for _ in range(2))]
+        maps = [{kind: torch.rand(len(keys), 3, 4, generator=generator) for kind in ("classifier", "prototype")}]
         (tmp_path / "maps").mkdir(exist_ok=True)
         save_maps(tmp_path / "maps" / f"{name}.npz", keys, (height, width), maps)
         save_edge(tmp_path / "maps" / f"{name}.edge", torch.rand(-(-height // 4), -(-width // 4), generator=generator))
@@ -154,8 +140,9 @@ def test_images_that_walk_together_get_the_labels_that_each_gets_alone(
     walked = {}
     for limit in (0, 10**9):
         monkeypatch.setattr(pseudo, "group_pixels", lambda device, limit=limit: limit)
-        made = pseudo._walked(range(5), PSEUDO, tmp_path / "maps", tmp_path / "edges", split)
-        walked[limit] = dict(made)
+        inputs = {"maps": tmp_path / "maps", "edges": tmp_path / "edges"}
+        work = world.work("labels", tmp_path / "out", pseudo=PSEUDO, data=data, split=split, inputs=inputs)
+        walked[limit] = dict(pseudo._walked(range(5), work))
     assert walked[0].keys() == walked[10**9].keys() == set(range(5))
     for i, one in walked[0].items():
         assert one.shape == sizes[split.ids[i]] and np.array_equal(one, walked[10**9][i])
@@ -178,16 +165,15 @@ def test_a_network_that_was_trained_elsewhere_is_taken_as_it_is(world: World, ir
 
 
 def test_a_classifier_that_was_trained_elsewhere_is_taken_or_refused(world: World, small: Backbone, tmp_path) -> None:
-    kind = {"backbone": BACKBONE, "data": world.data, "split": world.train, "seed": 0}
     section = CLASSIFIER.model_copy(update={"weights": str(world.folder("classifier") / WEIGHTS)})
-    classifier.run(tmp_path, LocalEngine(1), section=section, **kind)
+    world.run("classifier", tmp_path, classifier=section)
     given, found = (torch.load(f / WEIGHTS, weights_only=True) for f in (world.folder("classifier"), tmp_path))
     assert all(torch.equal(given[name], found[name]) for name in given)
-    torch.save(SFCNet(small, 7).state_dict(), tmp_path / "seven.pt")
+    torch.save(SFCNet(build_backbone(small), 7).state_dict(), tmp_path / "seven.pt")
     section = CLASSIFIER.model_copy(update={"weights": str(tmp_path / "seven.pt")})
     (tmp_path / "new").mkdir()
     with pytest.raises(UserError, match=r"classifier\.weights: .*seven\.pt was trained for 7 classes, the data has 4"):
-        classifier.run(tmp_path / "new", LocalEngine(1), section=section, **kind)
+        world.run("classifier", tmp_path / "new", classifier=section)
 
 
 def config_of(world: World) -> Config:
@@ -201,19 +187,19 @@ def test_only_the_walk_is_done_again_when_its_settings_change(world: World, tmp_
     config = config_of(world)
 
     def stages(changes: dict[str, object]) -> dict[str, int]:
-        Pipeline(change_config(config, changes), Store(tmp_path), LocalEngine(1)).pseudo()
-        folders = ("classifier", "cam", "affinity", "edge", "pseudo")
+        Pipeline(change_config(config, changes), Store(tmp_path), LocalEngine(1)).output("labels")
+        folders = ("classifier", "maps", "affinity", "edges", "labels")
         return {name: len(list((tmp_path / name).glob("*/manifest.json"))) for name in folders}
 
     weights = {"classifier.weights": str(world.folder("classifier") / WEIGHTS)}
-    assert stages(weights | {"pseudo.method": "argmax"}) == dict.fromkeys(("classifier", "cam", "pseudo"), 1) | {
+    assert stages(weights | {"pseudo.method": "argmax"}) == dict.fromkeys(("classifier", "maps", "labels"), 1) | {
         "affinity": 0,
-        "edge": 0,
+        "edges": 0,
     }
-    first = dict.fromkeys(("classifier", "cam", "affinity", "edge"), 1)
-    assert stages(weights) == first | {"pseudo": 2}
-    assert stages(weights | {"pseudo.walk.beta": 4.0, "pseudo.walk.walks": "joint"}) == first | {"pseudo": 3}
-    assert stages(weights | {"pseudo.method": "argmax", "pseudo.walk.beta": 4.0}) == first | {"pseudo": 3}
+    first = dict.fromkeys(("classifier", "maps", "affinity", "edges"), 1)
+    assert stages(weights) == first | {"labels": 2}
+    assert stages(weights | {"pseudo.walk.beta": 4.0, "pseudo.walk.walks": "joint"}) == first | {"labels": 3}
+    assert stages(weights | {"pseudo.method": "argmax", "pseudo.walk.beta": 4.0}) == first | {"labels": 3}
 
 
 def test_a_file_of_weights_that_is_not_there_is_named(world: World, tmp_path: Path) -> None:
@@ -221,7 +207,7 @@ def test_a_file_of_weights_that_is_not_there_is_named(world: World, tmp_path: Pa
         config = change_config(config_of(world), {f"{name}.weights": "nowhere.pth"})
         with pytest.raises(UserError, match=rf"{name}\.weights: there is no file nowhere\.pth"):
             pipeline = Pipeline(config, Store(tmp_path), LocalEngine(1))
-            pipeline._trained(name)
+            pipeline.output(name)
 
 
 @pytest.mark.parametrize(("crop", "radius"), [(32, 5), (64, 9), (512, 65)])

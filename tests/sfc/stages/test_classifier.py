@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from sfc.config import Backbone, Classifier
+from sfc.config import Backbone, Classifier, SfcOptions
 from sfc.data import Dataset
 from sfc.data.crops import Crop, Crops
+from sfc.method.build import build_method
 from sfc.method.image_bank import BLANK, Recipe
-from sfc.method.network import SFCNet
-from sfc.stages.classifier import Msdw
+from sfc.method.protocol import TrainingSet
+from sfc.stages.classifier import Step
 
 WEIGHTS = torch.tensor([0.5, 0.7, 1.2, 1.6])
 
@@ -25,9 +26,12 @@ def batch(tiny: Dataset) -> Crop:
 
 @pytest.fixture
 def step(small: Backbone):
-    def build(weights: torch.Tensor = WEIGHTS, **options) -> Msdw:
+    def build(weights: torch.Tensor = WEIGHTS, **options) -> Step:
         torch.manual_seed(0)
-        return Msdw(SFCNet(small, 4), Classifier.model_validate(options), small, weights)
+        training = TrainingSet(("a", "b", "c", "d"), (4, 3, 2, 1), 0.0)
+        method = build_method(Classifier(options=SfcOptions(**options)), small, training)
+        method.weight_C.copy_(weights)
+        return Step(method, small)
 
     return build
 
@@ -95,4 +99,5 @@ def test_what_lies_outside_the_box_does_not_count(step, batch: Crop) -> None:
 
 
 def test_the_distribution_weights_are_no_parameter_and_not_saved(step) -> None:
-    assert "weight_C" not in step().state_dict() and "weight_C" in dict(step().named_buffers())
+    model = step()
+    assert "method.weight_C" not in model.state_dict() and "method.weight_C" in dict(model.named_buffers())

@@ -8,54 +8,48 @@ import numpy as np
 import pytest
 import torch
 
-from sfc.config import Backbone, Cam
+from sfc.config import Backbone, Cam, Classifier
 from sfc.data.dataset import open_folder
-from sfc.method.network import SFCNet
-from sfc.runtime.engine import LocalEngine
+from sfc.method.build import build_method
+from sfc.method.protocol import Method, TrainingSet
 from sfc.runtime.map_files import load_maps
 from sfc.runtime.training import WEIGHTS
 from sfc.stages import maps as cam
-from tests.sfc.stages.conftest import BACKBONE, CAM, World
+from tests.sfc.stages.conftest import World
 
 IMAGE = torch.rand(2, 3, 20, 28, generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture
-def net(small: Backbone) -> SFCNet:
+def net(small: Backbone) -> Method:
     torch.manual_seed(0)
-    return SFCNet(small, 3).eval()
+    return build_method(Classifier(), small, TrainingSet(("x", "y", "z"), (3, 2, 1), 0.0)).eval()
 
 
 def test_every_image_has_the_maps_of_its_labels(world: World) -> None:
-    files = {path.name for path in world.folder("cam").iterdir()}
+    files = {path.name for path in world.folder("maps").iterdir()}
     assert files == {f"{name}.npz" for name in world.train.ids}
     for name, label in zip(world.train.ids, world.train.labels, strict=True):
-        keys, classifier, prototype = load_maps(world.folder("cam") / f"{name}.npz")
-        assert keys.tolist() == [0, *(np.flatnonzero(label) + 1)]
-        for maps in (classifier, prototype):
+        keys, named = load_maps(world.folder("maps") / f"{name}.npz")
+        assert keys.tolist() == [0, *(np.flatnonzero(label) + 1)] and list(named) == ["classifier", "prototype"]
+        for maps in named.values():
             assert maps.shape == (len(keys), 32, 32) and torch.isfinite(maps).all() and maps.max() <= 1
 
 
 def test_images_that_are_done_are_left_alone_and_the_others_made(world: World, tmp_path: Path) -> None:
     first, *rest = world.train.ids
     (tmp_path / f"{first}.npz").write_bytes(b"done")
-    cam.run(
-        tmp_path,
-        world.engine,
-        section=CAM,
-        backbone=BACKBONE,
-        classifier=world.folder("classifier"),
-        data=world.data,
-        split=world.train,
-    )
+    world.run("maps", tmp_path)
     assert (tmp_path / f"{first}.npz").read_bytes() == b"done"
     for name in rest:
-        expected = load_maps(world.folder("cam") / f"{name}.npz")
-        for a, b in zip(load_maps(tmp_path / f"{name}.npz"), expected, strict=True):
-            assert np.array_equal(a, b)
+        expected = load_maps(world.folder("maps") / f"{name}.npz")
+        made = load_maps(tmp_path / f"{name}.npz")
+        assert all(torch.equal(made.maps[kind], expected.maps[kind]) for kind in expected.maps)
 
 
-def test_images_of_different_sizes_give_the_maps_that_each_gives_alone(voc, net: SFCNet, tmp_path: Path, small) -> None:
+def test_images_of_different_sizes_give_the_maps_that_each_gives_alone(
+    world: World, voc, net: Method, tmp_path: Path
+) -> None:
     rng = np.random.default_rng(0)
     sizes = {"a": (20, 28), "b": (20, 28), "c": (28, 20), "d": (1, 1), "e": (20, 28)}
     images = {name: rng.integers(0, 255, (*size, 3)).astype(np.uint8) for name, size in sizes.items()}
@@ -66,33 +60,30 @@ def test_images_of_different_sizes_give_the_maps_that_each_gives_alone(voc, net:
     torch.save(net.state_dict(), tmp_path / WEIGHTS)
     results = {}
     for split in data.split_names():
-        folder = tmp_path / split
-        folder.mkdir()
-        section = Cam(scales=(1.0, 0.5), precision="fp32")
-        kind = {"section": section, "backbone": small, "classifier": tmp_path, "data": data, "split": data.split(split)}
-        cam.run(folder, LocalEngine(1), **kind)
+        folder, kind = tmp_path / split, {"data": data, "split": data.split(split), "train": data.split("all")}
+        world.run("maps", folder, inputs={"classifier": tmp_path}, **kind)
         results |= {(split, path.stem): load_maps(path) for path in folder.iterdir()}
     for name, size in sizes.items():
         together, alone = results["all", name], results[name, name]
-        assert together[0].tolist() == alone[0].tolist() and together[1].shape[1:] == size
-        torch.testing.assert_close(together[1], alone[1], atol=2e-3, rtol=0)
-        torch.testing.assert_close(together[2], alone[2], atol=2e-3, rtol=0)
+        assert together.keys.tolist() == alone.keys.tolist() and together.size == size
+        for kind in together.maps:
+            torch.testing.assert_close(together.maps[kind], alone.maps[kind], atol=2e-3, rtol=0)
 
 
-def test_a_mirrored_image_has_mirrored_maps(net: SFCNet) -> None:
+def test_a_mirrored_image_has_mirrored_maps(net: Method) -> None:
     section = Cam(scales=(1.0,), precision="fp32")
     with torch.inference_mode():
-        ((one, prototype),), ((two, mirrored),) = (cam.infer(net, x, section) for x in (IMAGE, IMAGE.flip(-1)))
-        ((plain, _),) = cam.infer(net, IMAGE, section.model_copy(update={"mirror": False}))
-    torch.testing.assert_close(one, two.flip(-1), atol=1e-4, rtol=1e-3)
-    torch.testing.assert_close(prototype, mirrored.flip(-1), atol=1e-3, rtol=1e-2)
-    assert not torch.allclose(one, plain, atol=1e-3)
+        (one,), (two,) = (cam.infer(net, x, section) for x in (IMAGE, IMAGE.flip(-1)))
+        (plain,) = cam.infer(net, IMAGE, section.model_copy(update={"mirror": False}))
+    torch.testing.assert_close(one["classifier"], two["classifier"].flip(-1), atol=1e-4, rtol=1e-3)
+    torch.testing.assert_close(one["prototype"], two["prototype"].flip(-1), atol=1e-3, rtol=1e-2)
+    assert not torch.allclose(one["classifier"], plain["classifier"], atol=1e-3)
 
 
-def test_a_map_for_each_scale_at_its_size(net: SFCNet) -> None:
+def test_a_map_for_each_scale_at_its_size(net: Method) -> None:
     with torch.inference_mode():
         maps = cam.infer(net, IMAGE, Cam(scales=(1.0, 0.5, 2.0), mirror=False, precision="fp32"))
-    assert [tuple(classifier.shape) for classifier, _ in maps] == [(2, 4, 5, 7), (2, 4, 3, 4), (2, 4, 10, 14)]
+    assert [tuple(scale["classifier"].shape) for scale in maps] == [(2, 4, 5, 7), (2, 4, 3, 4), (2, 4, 10, 14)]
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
@@ -10,37 +9,36 @@ import numpy as np
 import pytest
 import torch
 
-from sfc.config import Config, Crf, Data, Pseudo
+from sfc.config import Crf, Data, Pseudo
 from sfc.data import Dataset, Split
 from sfc.data.dataset import open_folder
-from sfc.pipeline import Pipeline, Result
+from sfc.pipeline import Pipeline
 from sfc.refine.crf import crf_labels
 from sfc.refine.seeds import hard_labels
+from sfc.results import Result
 from sfc.runtime.engine import LocalEngine
 from sfc.runtime.map_files import load_maps, save_maps
 from sfc.runtime.store import Store
 from sfc.scoring.metrics import class_iou, confusion
 from sfc.stages import proxies as proxy
-from tests.sfc.stages.conftest import BACKBONE, CAM, World
+from tests.sfc.stages.conftest import SETTINGS, World
 
 SECTION = Pseudo(threshold=0.3, crf=Crf(iterations=2, gt_prob=0.5))
 
 
 def run(world: World, out: Path, maps: Path, data: Dataset | None = None, **changes) -> dict[str, float]:
     data = data or world.data
-    out.mkdir(exist_ok=True)
-    arguments = {"section": SECTION, "cam": CAM, "backbone": BACKBONE, "split": data.split("train")} | changes
-    engine = arguments.pop("engine", world.engine)
-    proxy.run(out, engine, classifier=world.folder("classifier"), maps=maps, data=data, **arguments)
-    return json.loads((out / "metrics.json").read_text())
+    arguments = {"pseudo": SECTION, "data": data, "split": data.split("train")} | changes
+    return world.run("proxies", out, inputs={"maps": maps}, **arguments)
 
 
 def changed(world: World, folder: Path, change) -> Path:
     """The world's maps, put through `change(classifier map, prototype map)`."""
     folder.mkdir()
-    for path in world.folder("cam").iterdir():
-        keys, cam, prototype = load_maps(path)
-        save_maps(folder / path.name, keys, tuple(cam.shape[1:]), [change(cam, prototype)])
+    for path in world.folder("maps").iterdir():
+        loaded = load_maps(path)
+        one, other = change(*loaded.maps.values())
+        save_maps(folder / path.name, loaded.keys, loaded.size, [{"classifier": one, "prototype": other}])
     return folder
 
 
@@ -57,18 +55,19 @@ def noisy(strength: float):
 def test_equal_maps_agree_and_the_more_they_differ_the_less(world: World, tmp_path: Path, rule: dict) -> None:
     section = SECTION.model_copy(update=rule)
     found = [
-        run(world, tmp_path / "out", changed(world, tmp_path / f"{s}", noisy(s)), section=section)["map_agreement"]
+        run(world, tmp_path / "out", changed(world, tmp_path / f"{s}", noisy(s)), pseudo=section)["map_agreement"]
         for s in (0.0, 0.3, 1.0)
     ]
     assert found[0] == 1 and found[0] > found[1] > found[2]
 
 
 def test_both_agreements_are_those_of_one_confusion_matrix(world: World, tmp_path: Path) -> None:
-    maps, matrices = world.folder("cam"), np.zeros((2, 5, 6), np.int64)
+    maps, matrices = world.folder("maps"), np.zeros((2, 5, 6), np.int64)
     for name in world.train.ids:
-        keys, cam, prototype = load_maps(maps / f"{name}.npz")
-        alone = [np.concatenate([np.full_like(m[:1], 0.3), m[1:]]).argmax(0).astype(np.uint8) for m in (cam, prototype)]
-        seeds = hard_labels(cam, prototype, SECTION)
+        keys, named = load_maps(maps / f"{name}.npz")
+        each = named.values()
+        alone = [np.concatenate([np.full_like(m[:1], 0.3), m[1:]]).argmax(0).astype(np.uint8) for m in each]
+        seeds = hard_labels(named, SECTION)
         after = crf_labels(np.asarray(world.data.image(name)), seeds, len(keys), SECTION.crf)
         for matrix, pair in zip(matrices, (alone, (seeds, after)), strict=True):
             matrix += confusion(*(keys[label].astype(np.uint8) for label in pair), 5)
@@ -80,7 +79,7 @@ def test_both_agreements_are_those_of_one_confusion_matrix(world: World, tmp_pat
 
 def test_the_crf_sees_the_first_images_alone(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(proxy, "CRF_IMAGES", 3)
-    split, maps = world.train, world.folder("cam")
+    split, maps = world.train, world.folder("maps")
     few = Split(split.name, split.ids[:3], split.labels[:3], split.fingerprint, split.has_masks)
     whole, part = run(world, tmp_path / "a", maps), run(world, tmp_path / "b", maps, split=few)
     assert whole["crf_images"] == 3 and whole["crf_agreement"] == part["crf_agreement"]
@@ -100,14 +99,12 @@ def test_average_precision_is_1_for_perfect_scores_and_the_frequency_for_random_
 
 def test_the_scores_are_those_of_the_image_s_own_place(world: World, tmp_path: Path) -> None:
     """Labels made from the scores themselves are ranked perfectly, whatever shard or group an image is in."""
-    common = {"cam": CAM, "backbone": BACKBONE, "data": world.data, "split": world.train}
-    scores = proxy._scores(range(len(world.train)), world.folder("classifier") / "model.pt", **common)
-    assert np.allclose(
-        scores[5:7], proxy._scores(range(5, 7), world.folder("classifier") / "model.pt", **common), atol=1e-4
-    )
+    work = world.work("proxies", tmp_path)
+    scores = proxy._scores(range(len(world.train)), work)
+    assert np.allclose(scores[5:7], proxy._scores(range(5, 7), work), atol=1e-4)
     split = world.train
     made = Split(split.name, split.ids, (scores > np.median(scores, 0)).astype(np.uint8), split.fingerprint, False)
-    maps = world.folder("cam")
+    maps = world.folder("maps")
     assert run(world, tmp_path / "a", maps, split=made)["classification_map"] == 1
     reversed_ = Split(split.name, split.ids, 1 - made.labels, split.fingerprint, False)
     assert run(world, tmp_path / "b", maps, split=reversed_)["classification_map"] < 0.7
@@ -119,12 +116,12 @@ def test_no_mask_is_needed_and_none_changes_a_number(world: World, tmp_path: Pat
     shutil.rmtree(bare / "SegmentationClass")
     data = open_folder(bare)
     assert not data.split("train").has_masks
-    maps = world.folder("cam")
+    maps = world.folder("maps")
     assert run(world, tmp_path / "a", maps, data) == run(world, tmp_path / "b", maps)
 
 
 def test_the_same_numbers_from_one_process_and_from_two(world: World, tmp_path: Path) -> None:
-    maps = world.folder("cam")
+    maps = world.folder("maps")
     two = run(world, tmp_path / "two", maps, engine=LocalEngine(2))
     assert two == run(world, tmp_path / "one", maps)
 
@@ -135,12 +132,12 @@ def test_the_same_numbers_from_one_process_and_from_two(world: World, tmp_path: 
 def test_a_number_without_masks_has_seen_those_that_chose_its_settings_and_never_its_own(
     world: World, tmp_path: Path, selected_on: str | None, expected: str
 ) -> None:
-    run(world, tmp_path, world.folder("cam"))
-    config = Config(selected_on=selected_on, data=Data(format="folder", root=str(world.data.root)))
+    data = Data(format="folder", root=str(world.data.root))
+    config = SETTINGS.model_copy(update={"selected_on": selected_on, "data": data})
     result = Result()
-    Pipeline(config, Store(tmp_path / "store"), world.engine).collect(result, "proxy", tmp_path, "select")
+    Pipeline(config, Store(tmp_path / "store"), world.engine).measure(result, "proxy")
     assert result.supervision == dict.fromkeys(
         ["proxy/map_agreement", "proxy/crf_agreement", "proxy/classification_map"], expected
     )
     assert set(result.metrics) == set(result.supervision) and "proxy" not in result.iou
-    assert result.conditions["proxy"] == {"crf_images": len(world.train)}
+    assert result.conditions["proxy"] == {"crf_images": 4}

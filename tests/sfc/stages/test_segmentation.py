@@ -19,10 +19,9 @@ from sfc.networks.deeplab import build_deeplab
 from sfc.refine.crf import PRESETS
 from sfc.scoring.metrics import confusion, summarise
 from sfc.scoring.tally import recompute
-from sfc.stages import evaluation, segmentation
 from sfc.stages.evaluation import predict
 from sfc.stages.segmentation import PixelLoss, Schedule, check_batch
-from tests.sfc.stages.conftest import BACKBONE, EVALUATION, SEGMENTATION, World
+from tests.sfc.stages.conftest import EVALUATION, SEGMENTATION, World
 
 
 @pytest.fixture
@@ -90,26 +89,13 @@ def test_training_leaves_its_network_and_its_history(world: World) -> None:
 
 def train(world: World, folder: Path, split: Split | None = None, **changes) -> list[dict]:
     section = SEGMENTATION.model_copy(update=changes)
-    labels = world.folder("pseudo") / "labels"
-    common = {"backbone": BACKBONE, "labels": labels, "data": world.data, "seed": 0}
-    segmentation.run(folder, world.engine, section=section, split=split or world.train, **common)
+    world.run("segmentation", folder, segmentation=section, split=split or world.train)
     return json.loads((folder / "history.json").read_text())
 
 
 def evaluate(world: World, folder: Path, model: Path, section: Segmentation = SEGMENTATION, **changes) -> dict:
-    folder.mkdir(exist_ok=True)
-    evaluation.run(
-        folder,
-        world.engine,
-        section=EVALUATION.model_copy(update=changes),
-        segmentation=section,
-        backbone=BACKBONE,
-        model=model,
-        data=world.data,
-        split=world.val,
-        counts=world.counts,
-    )
-    return json.loads((folder / "metrics.json").read_text())
+    evaluation = EVALUATION.model_copy(update=changes)
+    return world.run("evaluation", folder, segmentation=section, evaluation=evaluation, inputs={"segmentation": model})
 
 
 def one_image(world: World) -> Split:
@@ -125,15 +111,14 @@ def test_deeplabv2_trains_and_predicts(world: World, tmp_path: Path) -> None:
 
 def test_iterations_end_the_training_in_the_middle_of_an_epoch(world: World, tmp_path: Path) -> None:
     assert [epoch["epoch"] for epoch in train(world, tmp_path, iterations=4)] == [1, 2]  # three steps and one
-    schedule = Schedule(SEGMENTATION.model_copy(update={"iterations": 4}), world.train, 0)
+    schedule = Schedule(SEGMENTATION.model_copy(update={"iterations": 4}), len(world.train), 0)
     assert [len(schedule(epoch)) for epoch in range(schedule.epochs)] == [3, 1] and schedule.steps == 4
-    whole = Schedule(SEGMENTATION, world.train, 0)
+    whole = Schedule(SEGMENTATION, len(world.train), 0)
     assert (whole.epochs, whole.steps) == (1, 3) and whole(0) == schedule(0)
 
 
 def test_the_published_schedule_has_its_20_000_steps() -> None:
-    voc = Split("train_aug", tuple(map(str, range(10582))), np.ones((10582, 20), np.uint8), "", True)
-    schedule = Schedule(Segmentation(iterations=20_000, batch=10), voc, 0)
+    schedule = Schedule(Segmentation(iterations=20_000, batch=10), 10582, 0)
     assert (schedule.epochs, schedule.steps) == (19, 20_000)
     assert [len(schedule(epoch)) for epoch in (0, 18)] == [1058, 20_000 - 18 * 1058]
 
@@ -178,9 +163,8 @@ def test_a_crf_leaves_predictions_alone_behind_it_and_goes_on_where_it_stopped(w
 
 def test_it_may_start_from_the_classifier_s_backbone(world: World, tmp_path: Path) -> None:
     section = SEGMENTATION.model_copy(update={"lr": 1e-12, "weight_decay": 0.0, "start": "classifier"})
-    common = {"backbone": BACKBONE, "data": world.data, "labels": world.folder("pseudo") / "labels", "seed": 0}
     start = world.folder("classifier")
-    segmentation.run(tmp_path, world.engine, section=section, split=world.train, start=start, **common)
+    world.run("segmentation", tmp_path, segmentation=section)
     trained, classifier = (torch.load(folder / "model.pt", weights_only=True) for folder in (tmp_path, start))
     name = "backbone.stem.0.weight"
     assert torch.allclose(trained[f"backbone.{name}"], classifier[name], atol=1e-9)

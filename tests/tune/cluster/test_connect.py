@@ -21,9 +21,9 @@ from tune.cluster.connect import check_nodes, code, connect, results_folder, slo
 SMALL = """
 base: synthetic.yaml
 parameters:
-  classifier.prototype_weight: {uniform: [0.0, 2.0]}
+  classifier.options.prototype_weight: {uniform: [0.0, 2.0]}
   pseudo.fusion: {uniform: [0.0, 1.0]}
-published: {classifier.prototype_weight: 1.6, pseudo.fusion: 0.7}
+published: {classifier.options.prototype_weight: 1.6, pseudo.fusion: 0.7}
 budget: {trials: 2, inner: 2}
 final: {top: 1, seeds: 1}
 """

@@ -28,7 +28,7 @@ def refused(tmp_path: Path, text: str, *, tuned: Config | None = None) -> str:
 def test_every_shipped_plan_builds_different_arms(path: Path) -> None:
     plan = load_plan(path.name)
     base = load_config(plan.file.base)
-    tuned = change_config(base, {"classifier.prototype_weight": 0.3})
+    tuned = change_config(base, {"classifier.options.prototype_weight": 0.3})
     for best in (tuned, None) if not plan.file.arms else (tuned,):
         configs = arm_configs(plan, base, best)
         assert len(configs) > 1
@@ -63,18 +63,18 @@ def test_leave_one_out_switches_one_component_off_at_a_time(tmp_path: Path) -> N
 
 
 def test_one_factor_changes_one_setting_at_a_time_and_the_bases_own_value_is_no_arm(tmp_path: Path) -> None:
-    found = arms(tmp_path, "one_factor:\n  classifier.bank_images: [0, 2, 4]\n  classifier.scales: [[0.75]]\n")
+    found = arms(tmp_path, "one_factor:\n  classifier.bank_images: [0, 2, 4]\n  classifier.options.scales: [[0.75]]\n")
     assert list(found) == ["base", "bank_images = 0", "bank_images = 4", "scales = [0.75]"]
-    assert found["scales = [0.75]"] == change_config(BASE, {"classifier.scales": [0.75]})
+    assert found["scales = [0.75]"] == change_config(BASE, {"classifier.options.scales": [0.75]})
 
 
 def test_settings_with_the_same_last_name_are_told_apart(tmp_path: Path) -> None:
-    found = arms(tmp_path, "one_factor:\n  cam.scales: [[1.0]]\n  classifier.scales: [[0.75]]\n")
-    assert list(found) == ["base", "cam.scales = [1.0]", "classifier.scales = [0.75]"]
+    found = arms(tmp_path, "one_factor:\n  cam.scales: [[1.0]]\n  classifier.options.scales: [[0.75]]\n")
+    assert list(found) == ["base", "cam.scales = [1.0]", "classifier.options.scales = [0.75]"]
 
 
 def test_a_factorial_has_every_combination(tmp_path: Path) -> None:
-    text = "factorial:\n  classifier.bank_images: [0, 2]\n  classifier.weighting: [pairwise, uniform]\n"
+    text = "factorial:\n  classifier.bank_images: [0, 2]\n  classifier.options.weighting: [pairwise, uniform]\n"
     found = arms(tmp_path, text)
     assert list(found) == [
         "base",

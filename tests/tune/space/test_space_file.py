@@ -11,18 +11,18 @@ from tune.space.space_file import SPACES, load_space, seconds
 GOOD = """\
 base: synthetic.yaml
 parameters:
-  classifier.prototype_weight: {uniform: [0.0, 2.0]}
+  classifier.options.prototype_weight: {uniform: [0.0, 2.0]}
   classifier.lr: {log_uniform: [1e-3, 1e-1]}
   classifier.bank_images: {int: [0, 8]}
-  classifier.weighting: {choice: [pairwise, effective_number]}
-  classifier.beta: {choice: [0.9, 0.99], when: {classifier.weighting: effective_number}}
-  classifier.scales: {choice: [[0.5], [0.5, 0.75]]}
+  classifier.options.weighting: {choice: [pairwise, effective_number]}
+  classifier.options.beta: {choice: [0.9, 0.99], when: {classifier.options.weighting: effective_number}}
+  classifier.options.scales: {choice: [[0.5], [0.5, 0.75]]}
 published:
-  classifier.prototype_weight: 1.6
+  classifier.options.prototype_weight: 1.6
   classifier.lr: 0.1
   classifier.bank_images: 4
-  classifier.weighting: pairwise
-  classifier.scales: [0.5]
+  classifier.options.weighting: pairwise
+  classifier.options.scales: [0.5]
 """
 
 
@@ -45,9 +45,11 @@ def test_conditional_parameters_are_asked_only_where_they_apply(tmp_path: Path) 
     space = load(tmp_path)
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     seen = [space.suggest(study.ask()) for _ in range(40)]
-    assert {c["classifier.weighting"] for c in seen} == {"pairwise", "effective_number"}
-    assert all(("classifier.beta" in c) == (c["classifier.weighting"] == "effective_number") for c in seen)
-    assert {tuple(space.config(c).classifier.scales) for c in seen} == {(0.5,), (0.5, 0.75)}
+    assert {c["classifier.options.weighting"] for c in seen} == {"pairwise", "effective_number"}
+    assert all(
+        ("classifier.options.beta" in c) == (c["classifier.options.weighting"] == "effective_number") for c in seen
+    )
+    assert {tuple(space.config(c).classifier.options.scales) for c in seen} == {(0.5,), (0.5, 0.75)}
 
 
 def test_the_published_setting_is_the_first_point(tmp_path: Path) -> None:
@@ -68,8 +70,13 @@ def test_the_published_setting_is_the_first_point(tmp_path: Path) -> None:
         ("int: [0, 8]", "ints: [0, 8]", 5, "did you mean int?"),
         ("[pairwise, effective_number]}", "[pairwise, effective]}", 6, "effective_number"),
         ("choice: [[0.5], [0.5, 0.75]]", "choice: []", 8, "at least 1"),
-        ("when: {classifier.weighting", "when: {classifier.wait", 7, "not a parameter above it"),
-        ("classifier.prototype_weight: 1.6", "classifier.prototype_weight: 2.6", 9, "outside uniform [0.0, 2.0]"),
+        ("when: {classifier.options.weighting", "when: {classifier.wait", 7, "not a parameter above it"),
+        (
+            "classifier.options.prototype_weight: 1.6",
+            "classifier.options.prototype_weight: 2.6",
+            9,
+            "outside uniform [0.0, 2.0]",
+        ),
         ("  classifier.bank_images: 4\n", "", 9, "lacks a value for classifier.bank_images"),
         ("base: synthetic.yaml", "base: synthetik.yaml", None, "did you mean synthetic.yaml?"),
         ("published:", "budget: {time: 20}\npublished:", 9, "string"),

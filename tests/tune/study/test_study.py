@@ -37,13 +37,13 @@ def run_one(study: optuna.Study, space: Space, value: float | None = None, state
 
 def test_the_published_point_and_the_start_points_come_first_once(tmp_path: Path) -> None:
     text = SPACE.replace(
-        "start:", "start:\n  - {classifier.prototype_weight: 1.6, classifier.lr: 0.05, pseudo.fusion: 0.1}"
+        "start:", "start:\n  - {classifier.options.prototype_weight: 1.6, classifier.lr: 0.05, pseudo.fusion: 0.1}"
     )
     asked = space(tmp_path, text)
     study, edit = open_study("s", asked, tmp_path)
     assert edit is None
     first, second = (asked.suggest(study.ask()) for _ in range(2))
-    assert first == {"classifier.prototype_weight": 1.6, "classifier.lr": 0.05}
+    assert first == {"classifier.options.prototype_weight": 1.6, "classifier.lr": 0.05}
     assert second["classifier.lr"] == 1e30, "points that differ in inner settings alone are one trial"
     assert asked.inner_points(first) == [{"pseudo.fusion": 0.7}, {"pseudo.fusion": 0.1}]
 
@@ -96,7 +96,7 @@ def test_an_edited_range_keeps_what_fits_under_its_number(tmp_path: Path) -> Non
     edited = FLAT.replace("uniform: [0.0, 2.0]", "uniform: [1.0, 3.0]").replace("weight: 0.4", "weight: 1.4")
     study, edit = open_study("s", space(tmp_path, edited), tmp_path)
     assert edit is not None and edit.kept == [0] and list(edit.unfit) == [1]
-    assert "classifier.prototype_weight: uniform [0.0, 2.0] -> uniform [1.0, 3.0]" in edit.changes
+    assert "classifier.options.prototype_weight: uniform [0.0, 2.0] -> uniform [1.0, 3.0]" in edit.changes
     assert "outside uniform [1.0, 3.0]" in edit.unfit[1]
     assert [t.number for t in complete(study)] == [0] and complete(study)[0].value == 0.4
     assert name_of(study) == "s" and load_study("s", tmp_path).study_name == study.study_name
@@ -109,16 +109,16 @@ def test_a_setting_that_is_searched_now_has_the_value_that_it_had(tmp_path: Path
     asked = space(tmp_path, FLAT)
     study, _ = open_study("s", asked, tmp_path)
     run_one(study, asked, 0.4)
-    warmup = asked.base.classifier.warmup
-    more = FLAT.replace("parameters:", "parameters:\n  classifier.warmup: {uniform: [0.0, 0.9]}")
+    warmup = asked.base.classifier.options.warmup
+    more = FLAT.replace("parameters:", "parameters:\n  classifier.options.warmup: {uniform: [0.0, 0.9]}")
     for point in ("published: {", "- {"):
-        more = more.replace(point, f"{point}classifier.warmup: {warmup}, ")
+        more = more.replace(point, f"{point}classifier.options.warmup: {warmup}, ")
     study, edit = open_study("s", space(tmp_path, more), tmp_path)
     assert edit is not None and edit.kept == [0]
-    assert complete(study)[0].params["classifier.warmup"] == warmup
+    assert complete(study)[0].params["classifier.options.warmup"] == warmup
     study, edit = open_study("s", asked, tmp_path)  # and back
     assert edit is not None and edit.kept == [0]
-    assert "classifier.warmup" not in complete(study)[0].params
+    assert "classifier.options.warmup" not in complete(study)[0].params
 
 
 def test_choices_may_change(tmp_path: Path) -> None:

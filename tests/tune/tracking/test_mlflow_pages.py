@@ -138,7 +138,7 @@ def test_names_start_with_what_differs(runs: dict[str, list[Run]]) -> None:
 
 
 def test_trials_and_arms_have_the_parameters_that_vary_and_no_others(runs: dict[str, list[Run]]) -> None:
-    varied = {"classifier.prototype_weight", "classifier.lr"}
+    varied = {"classifier.options.prototype_weight", "classifier.lr"}
     for run in runs["trial"]:
         full = run.data.tags["sfc.complete"] == "True"
         assert run.data.params.keys() == varied | ({"pseudo.fusion"} if full else set())
@@ -211,7 +211,7 @@ def test_a_browser_compares_trials_studies_and_arms(address: str, runs: dict[str
     text = compared(trials, address, tmp_path / "profile")
     assert "Comparing 4 Runs" in text and "settings/" not in text
     in_order(text, "Run Name", "trial 000 narrow", "trial 000 wide", "trial 001 narrow", "trial 001 wide")
-    varied = ("classifier.lr", "classifier.prototype_weight", "pseudo.fusion")
+    varied = ("classifier.lr", "classifier.options.prototype_weight", "pseudo.fusion")
     in_order(text, "Run details", "Parameters", *varied, "Metrics", "seed/best_miou", "seed/miou", "seed/miou_tail")
     in_order(text, "Tags", "supervision.seed/best_miou", "same masks", "supervision.seed/miou", "held-out masks")
 

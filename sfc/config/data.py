@@ -1,0 +1,49 @@
+"""Settings of the data."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sfc.config.base import Count, Section
+
+
+class Synthetic(Section):
+    """The generated data set (`sfc.data.synthetic`)."""
+
+    seed: int = 0
+    size: Annotated[int, Field(ge=32)] = 64
+    """Height and width of an image."""
+    groups: Annotated[int, Field(ge=2, le=6)] = 5
+    """Pairs of a head and a tail class that share a part."""
+    train: Count = 1000
+    """Images of the split train, which is used by its labels alone."""
+    select: Count = 200
+    """Images of the split select, whose masks may choose."""
+    val: Count = 200
+    """Images of the split val, whose masks report."""
+
+
+class Data(Section):
+    """Where images, labels and masks come from."""
+
+    format: Literal["synthetic", "folder", "voc", "coco14", "coco17"] = "synthetic"
+    """`voc` (2012), `coco14` and `coco17` are the benchmarks that `sfc data` has prepared."""
+    root: str = "results/data"
+    """The folder in VOC layout; for `synthetic`, where it is generated; for benchmarks, above the official folders."""
+    train: str = "train"
+    """Split that trains."""
+    select: str = "select"
+    """Split whose masks may choose settings; may be the training split, never the reporting one."""
+    val: str = "val"
+    """Split whose masks report."""
+    skip_broken: bool = False
+    """Go on without images that can't be read, instead of stopping with their names."""
+    synthetic: Synthetic = Synthetic()
+
+    @model_validator(mode="after")
+    def _splits(self) -> Data:
+        if self.val in (self.train, self.select):
+            raise ValueError(f"val: the split {self.val!r} that reports must differ from those that train and select")
+        return self

@@ -1,0 +1,66 @@
+"""What a stage declares, and what it gets. The pipeline, the key of an output, estimates and tables read the former."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from sfc.config import Config
+from sfc.data import Dataset, Split
+from sfc.method.protocol import TrainingSet
+from sfc.method.weighting import resampling_term
+from sfc.runtime.engine import Engine
+
+LABELS, PREDICTIONS = "labels", "predictions"
+"""Folders of label maps in the outputs of the stages labels (and affinity) and evaluation."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """Everything that one run of a stage gets. What is not in here can't change an output."""
+
+    folder: Path
+    """Where the output goes; it may hold what an interrupted run left."""
+    settings: Config
+    """The settings that the stage reads; all others have their defaults."""
+    inputs: Mapping[str, Path]
+    """Folders of the stages before it, by stage."""
+    data: Dataset
+    split: Split
+    """The images that it goes over."""
+    train: Split
+    """The images that train, whose labels give the counts of the classes."""
+
+    @property
+    def counts(self) -> np.ndarray:
+        """(C,) training images of each foreground class."""
+        counts: np.ndarray = self.train.labels.sum(0)
+        return counts
+
+    def training_set(self) -> TrainingSet:
+        """What a method may know of the training images."""
+        section, classes = self.settings.classifier, self.data.classes
+        resampled = resampling_term(len(self.train), section.batch, section.bank_images, len(classes))
+        return TrainingSet(classes, tuple(self.counts.tolist()), resampled)
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A stage, as everything around it knows it."""
+
+    version: int
+    """Raised when the code gives another output for the same inputs."""
+    run: Callable[[Work, Engine], None]
+    reads: Callable[[Config], Sequence[str]]
+    """Settings that its output depends on, sections or single ones, under a configuration."""
+    inputs: Callable[[Config], Sequence[str]] = lambda config: ()
+    """Stages before it."""
+    split: Literal["train", "val", "any"] = "any"
+    """Role of the split that it goes over; `any` where several splits have an output each."""
+    trains: Literal["classifier", "affinity", "segmentation"] | None = None
+    """Section of the training that it is; its time grows with the epochs."""
+    needs_masks: bool = False
