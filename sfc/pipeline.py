@@ -16,7 +16,7 @@ from sfc.config import SETTINGS_VERSION, Config
 from sfc.config.values import differing, restrict
 from sfc.data import Dataset, Split, open_dataset
 from sfc.errors import UserError
-from sfc.results import Result, supervision
+from sfc.results import Result, Supervision, supervision
 from sfc.runtime.engine import Engine, LocalEngine, default_device
 from sfc.runtime.store import Store, digest
 from sfc.runtime.training import WEIGHTS
@@ -98,6 +98,7 @@ class Pipeline:
         settings = restrict(config, spec.reads(config))
         check_weights(settings)
         identity = {
+            "stage": stage,
             "version": spec.version,
             "settings": differing(settings, content=True),
             "inputs": [f"{folder.parent.name}/{folder.name}" for folder in inputs.values()],
@@ -134,16 +135,17 @@ class Pipeline:
         folder = result.folders[prefix] = self.output(MEASURES[prefix].stage, split)
         if (path := folder / METRICS).is_file():
             metrics = json.loads(path.read_text(encoding="utf-8"))
-            with_masks = "iou" in metrics
-            seen = supervision(
-                self.config, split if with_masks else None, tuned_here=with_masks and self._chosen_on(split)
-            )
+            seen = self.masks_seen(split if "iou" in metrics else None)
             result.add(prefix, metrics, {"": seen, "best": "same masks"})
 
-    def _chosen_on(self, split: str) -> bool:
-        """Whether masks of images of this split chose the settings: VOC's train_aug holds train under another name."""
+    def masks_seen(self, split: str | None) -> Supervision:
+        """The masks that a number on a split has seen; None: a number that is computed without masks. Splits that
+        share images count as one: VOC's train_aug holds train under another name."""
         chosen = self.config.selected_on
-        return chosen in self.data.split_names() and not set(self.data.ids(chosen)).isdisjoint(self.data.ids(split))
+        shared = False
+        if split is not None and chosen in self.data.split_names():
+            shared = not set(self.data.ids(chosen)).isdisjoint(self.data.ids(split))
+        return supervision(self.config, split, tuned_here=shared)
 
     def preview(self, weights: dict[str, torch.Tensor], prefix: str) -> dict[str, Any]:
         """Numbers of a classifier in training, from maps at one scale of the first images of the select split.

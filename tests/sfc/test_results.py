@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -10,7 +9,8 @@ import numpy as np
 import pytest
 
 from sfc.config import Config, Data
-from sfc.pipeline import Pipeline, Result
+from sfc.pipeline import Pipeline
+from sfc.results import Result
 from sfc.runtime.engine import LocalEngine
 from sfc.runtime.store import Store
 
@@ -36,7 +36,22 @@ def test_masks_of_shared_images_are_the_same_masks(
     )
     data = Data(format="folder", root=str(root), train="train_aug", select="train")
     pipeline = Pipeline(Config(selected_on=selected_on, data=data), Store(tmp_path / "store"), LocalEngine())
-    (tmp_path / "metrics.json").write_text(json.dumps({"miou": 0.5, "iou": [0.5], "best": {"miou": 0.6, "iou": [0.6]}}))
+    assert pipeline.masks_seen(split) == expected
+    assert pipeline.masks_seen(None) == ("image-labels" if selected_on is None else "held-out masks")
+
+
+def test_a_stage_s_numbers_are_added_under_its_prefix_with_their_masks() -> None:
     result = Result()
-    pipeline.collect(result, "name", tmp_path, split)
-    assert result.supervision == {"name/miou": expected, "name/best_miou": "same masks"}
+    metrics = {"miou": 0.5, "iou": [0.5, 0.4], "best": {"miou": 0.6, "iou": [0.6]}, "test_time": {"mirror": True}}
+    result.add("val", metrics, {"": "held-out masks", "best": "same masks"})
+    assert result.metrics == {"val/miou": 0.5, "val/best_miou": 0.6} and result.iou == {"val": [0.5, 0.4]}
+    assert result.supervision == {"val/miou": "held-out masks", "val/best_miou": "same masks"}
+    assert result.conditions == {"val": {"test_time": {"mirror": True}}} and "iou" in metrics
+
+
+def test_the_numbers_as_a_table() -> None:
+    result = Result()
+    result.add("seed", {"miou": 0.5, "accuracy": 0.9}, {"": "image-labels", "best": "same masks"})
+    frame = result.frame()
+    assert list(frame.index) == ["seed/miou", "seed/accuracy"] and list(frame.columns) == ["value", "supervision"]
+    assert frame.loc["seed/accuracy", "value"] == 0.9
