@@ -10,12 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from urllib.parse import parse_qsl, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
-from obstore.store import GCSStore, S3Store
+from obstore.store import from_url
 
 from sfc.errors import UserError
 
@@ -30,14 +30,7 @@ TRANSFERS = 16
 """Files that are copied at the same time."""
 
 Version = dict[str, str]
-"""One state of an object, as the service names it."""
-
-
-class Object(NamedTuple):
-    """An object's content, and the state that it was in."""
-
-    content: bytes
-    version: Version
+"""One state of an object, as its service names it."""
 
 
 @contextmanager
@@ -54,10 +47,10 @@ def _explained(address: str) -> Iterator[None]:
         reason = re.sub(r"\?\S+", "", first).strip(" :")[:300]  # queries of addresses may hold tokens
         code = re.search(r"<Code>(\w+)</Code>", text)
         raise UserError(
-            f"the store {address}: {reason}{f' ({code[1]})' if code else ''}. See that the bucket exists, that its region "
-            "is named, that this machine reaches the service, and that its credentials may read, list, write and delete "
-            "there (docs/storage.md says where they are looked for). Then run the same command again: finished stages "
-            "stay"
+            f"the store {address}: {reason}{f' ({code[1]})' if code else ''}. See that the bucket exists, that its "
+            "region is named, that this machine reaches the service, and that its credentials may read, list, write "
+            "and delete there (docs/storage.md says where they are looked for). Then run the same command again: "
+            "finished stages stay"
         ) from None
 
 
@@ -120,27 +113,26 @@ class Bucket:
 
     def __init__(self, address: str) -> None:
         self.address = check_address(address)
-        parts = urlsplit(address)
-        options: dict[str, Any] = dict(parse_qsl(parts.query))
+        options: dict[str, Any] = dict(parse_qsl(urlsplit(address).query))
         scheme, endpoint = options.pop("scheme", "https"), options.pop("endpoint_override", None)
+        is_s3 = self.address.startswith("s3://")
+        if endpoint:
+            options["endpoint" if is_s3 else "base_url"] = f"{scheme}://{endpoint}"
+        if is_s3:
+            options = aws_profile() | options
         with _explained(self.address):
-            if parts.scheme == "s3":
-                options = aws_profile() | options | ({"endpoint": f"{scheme}://{endpoint}"} if endpoint else {})
-                self._store: Any = S3Store(parts.netloc, prefix=parts.path.strip("/"), **options, **CLIENT)
-            else:
-                options = {"base_url": f"{scheme}://{endpoint}"} if endpoint else {}
-                self._store = GCSStore(parts.netloc, prefix=parts.path.strip("/"), **options, **CLIENT)
+            self._store: Any = from_url(self.address, **options, **CLIENT)
             next(iter(obstore.list(self._store)), None)  # reading an object does not tell a missing bucket
 
-    def read(self, name: str) -> Object | None:
-        """An object, or None if it does not exist."""
+    def read(self, name: str) -> tuple[bytes, Version] | None:
+        """The content of an object and the state that it was in, or None if it does not exist."""
         with _explained(self.address):
             try:
                 result = obstore.get(self._store, name)
             except FileNotFoundError:
                 return None
             version = {key: result.meta[key] for key in ("e_tag", "version") if result.meta[key]}
-            return Object(bytes(result.bytes()), version)
+            return bytes(result.bytes()), version
 
     def write(self, name: str, content: bytes, mode: Literal["overwrite", "create"] | Version = "overwrite") -> bool:
         """Write an object, which appears whole or not at all.

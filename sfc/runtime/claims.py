@@ -1,7 +1,6 @@
 """Claims: notes in a bucket by which one machine tells others that it works on something.
 
-They save work, and nothing depends on them: a machine that was halted for so long that its claim was taken over may do
-the same work as another.
+They save work, and nothing depends on them: two may work at once if one was halted until its claim was taken over.
 """
 
 from __future__ import annotations
@@ -48,12 +47,13 @@ def claimed(bucket: Bucket, name: str, me: str, expiry: float = EXPIRY) -> Itera
     while not bucket.write(key, sign(), "create"):
         if (claim := bucket.read(key)) is None:
             continue
-        owner, last = claim.content.partition(b" ")[0], seen.partition(b" ")[0]
-        if claim.content != seen:
-            seen, since = claim.content, time.monotonic()
+        content, version = claim
+        owner, last = content.partition(b" ")[0], seen.partition(b" ")[0]
+        if content != seen:
+            seen, since = content, time.monotonic()
         if owner == me.encode() or time.monotonic() - since > expiry:
             log.info("%s: its claim was left by a process that is gone", name)
-            if bucket.write(key, sign(), claim.version):
+            if bucket.write(key, sign(), version):
                 break
         elif owner != last:
             log.info("%s: waiting for another machine (%s)", name, owner.decode(errors="replace"))

@@ -55,7 +55,7 @@ class RemoteStore(Store):
             new = json.dumps({"settings": SETTINGS_VERSION, "id": uuid.uuid4().hex})
             self.bucket.write(VERSION, new.encode(), "create")
             version = self.bucket.read(VERSION)
-        name = check_version(self.bucket.address, version.content if version else b"").get("id", "")
+        name = check_version(self.bucket.address, version[0] if version else b"").get("id", "")
         if not str(name).isalnum():  # it becomes a folder's name
             raise UserError(f"{self.bucket.address}/{VERSION} names no copy: name another store, or empty that one")
         super().__init__(cache / name)  # a bucket that was emptied and filled anew has another cache
@@ -70,13 +70,7 @@ class RemoteStore(Store):
     def _shown(self, stage: str, key: str) -> dict[str, Any] | None:
         """The manifest in the bucket."""
         manifest = self.bucket.read(f"{stage}/{key}/{MANIFEST}")
-        return parse_object(manifest.content) if manifest else None
-
-    def fetch(self, stage: str, key: str) -> bool:
-        if not self.has(stage, key):
-            return False
-        with self._locked(self.folder(stage, key)):
-            return self._fetch(stage, key)
+        return parse_object(manifest[0]) if manifest else None
 
     def _fetch(self, stage: str, key: str) -> bool:
         final = self.folder(stage, key)

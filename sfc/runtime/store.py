@@ -133,15 +133,19 @@ class Store:
         """Whether an output is finished."""
         return self._read(stage, key) is not None
 
-    def fetch(self, stage: str, key: str) -> bool:
-        """Copy an output to this machine if it is finished and not here yet. Returns whether it is finished."""
-        return self.has(stage, key)
-
     def local(self, folder: Path) -> Path | None:
-        """Local folder of a finished output, given the path that another machine reported; None if there is none."""
-        if len(folder.parts) < 2 or not self.fetch(*folder.parts[-2:]):
+        """Local folder of a finished output, given the path that another machine reported; None if there is none. An
+        output that only a bucket has is copied to this machine."""
+        if len(folder.parts) < 2:
             return None
-        return self.folder(*folder.parts[-2:])
+        stage, key = folder.parts[-2:]
+        final = self.folder(stage, key)
+        if read_manifest(final) is None:
+            if not self.has(stage, key):
+                return None
+            with self._locked(final):
+                self._fetch(stage, key)
+        return final
 
     def manifest(self, folder: Path) -> dict[str, Any]:
         """The manifest of a finished output; older ones lack `bytes` and `images`.
@@ -223,7 +227,7 @@ class Store:
         return read_manifest(self.folder(stage, key))
 
     def _fetch(self, stage: str, key: str) -> bool:
-        """`fetch` for the holder of the output's lock."""
+        """Copy an output to this machine if it is finished. Returns whether it is; the caller holds its lock."""
         return self.has(stage, key)
 
     def _claimed(self, stage: str, key: str) -> AbstractContextManager[None]:

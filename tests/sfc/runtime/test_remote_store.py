@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -34,7 +33,7 @@ def note(text):
 def build(folder):
     note("(")
     (folder / "output").write_text("whole")
-    time.sleep({"hang": 600, "long": 4.5}.get(how, 1.0))
+    time.sleep(600 if how == "hang" else 0.3)
     note(")")
     return {}
 store = RemoteStore(address, Path(cache), float(expiry))
@@ -95,7 +94,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_what_one_node_made_another_fetches_and_does_not_make(node: Callable[..., RemoteStore]) -> None:
     here, there = node("here"), node("there")
-    assert not here.has("cam", "k") and not there.fetch("cam", "k")
+    assert not here.has("cam", "k") and there.local(Path("x/cam/k")) is None
     made = here.get("cam", "k", {"inputs": ["a"]}, write(device="cpu"))
     assert there.has("cam", "k") and not there.folder("cam", "k").exists()
     assert there.manifest(there.folder("cam", "k"))["device"] == "cpu"
@@ -131,7 +130,7 @@ def test_an_upload_that_breaks_leaves_no_output_and_is_done_again_without_the_wo
     upload, here.bucket.upload = here.bucket.upload, broken
     with pytest.raises(UserError, match="network is gone"):
         here.get("cam", "k", {}, write())
-    assert not here.has("cam", "k") and not there.has("cam", "k") and not there.fetch("cam", "k")
+    assert not here.has("cam", "k") and not there.has("cam", "k") and there.local(Path("x/cam/k")) is None
     assert not here.bucket.names("claims")
     here.bucket.upload = upload
     here.get("cam", "k", {}, fail)
@@ -143,7 +142,7 @@ def test_a_process_killed_while_it_uploads_leaves_no_output(
 ) -> None:
     killed_when(child(address, tmp_path, "here", "hang upload"), tmp_path / "trace", "u")
     there = node("there", 2)
-    assert not there.has("cam", "k") and not there.fetch("cam", "k")
+    assert not there.has("cam", "k") and there.local(Path("x/cam/k")) is None
     assert (there.get("cam", "k", {}, write("another's")) / "output").read_text() == "another's"
     assert (node("third").get("cam", "k", {}, fail) / "output").read_text() == "another's"
     # The killed one's own node finds what it did not upload, and that it is not wanted any more.
@@ -191,14 +190,6 @@ def test_a_killed_writer_that_starts_again_on_its_node_does_not_wait(
     caplog.set_level("INFO", "sfc")
     assert (node("here").get("cam", "k", {}, write()) / "output").read_text() == "maps"
     assert "working" in caplog.text and "waiting" not in caplog.text
-
-
-def test_work_that_takes_longer_than_claims_last_is_waited_for(address: str, tmp_path: Path) -> None:
-    first = child(address, tmp_path, "a", "long", 2)
-    while not (tmp_path / "trace").is_file():
-        time.sleep(0.02)
-    finish(first, child(address, tmp_path, "b", "work", 2))
-    assert (tmp_path / "trace").read_text() == "()"
 
 
 def test_a_build_that_fails_frees_its_key(node: Callable[..., RemoteStore]) -> None:
@@ -263,7 +254,7 @@ def test_an_output_that_somebody_changed_is_refused(node: Callable[..., RemoteSt
 def test_a_manifest_that_can_not_be_read_is_no_output(node: Callable[..., RemoteStore], text: bytes) -> None:
     here = node("here")
     here.bucket.write(f"cam/k/{MANIFEST}", text)
-    assert not here.has("cam", "k") and not here.fetch("cam", "k")
+    assert not here.has("cam", "k") and here.local(Path("x/cam/k")) is None
     here.get("cam", "k", {}, write())
     assert (node("there").get("cam", "k", {}, fail) / "output").read_text() == "maps"
 
@@ -282,7 +273,7 @@ def test_files_keep_their_names(node: Callable[..., RemoteStore]) -> None:
 
 def test_what_is_asked_for_in_vain_leaves_no_files(node: Callable[..., RemoteStore]) -> None:
     here = node("here")
-    assert not here.fetch("cam", "k") and here.local(Path("cam/k")) is None
+    assert here.local(Path("x/cam/k")) is None
     assert not (here.root / "cam").exists()
 
 
@@ -365,33 +356,6 @@ def test_a_pipeline_whose_stages_another_node_ran_does_no_work(
     assert sum("working" in line for line in first) == 9 == sum("fetching" in line for line in second)
     assert not any("working" in line for line in second)
     assert not (tmp_path / "results").exists() and "very-secret" not in str([*first, *second])
-
-
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ("s3://me:very-secret@bucket/a", "s3://...@bucket/a holds credentials"),
-        ("s3://me:very-s@ecret@bucket/a?region=x", "s3://...@bucket/a holds credentials"),
-        ("s3://bucket/a?secret_key=very-secret", "unknown option secret_key"),
-        ("https://bucket/a?sig=very-secret", "https://bucket/a: give a folder, s3://BUCKET"),
-        ("s3:///a", "give a folder, s3://BUCKET"),
-    ],
-)
-def test_addresses_with_secrets_or_of_another_kind_are_refused(wrong: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError) as error:
-        open_store(wrong, tmp_path)
-    assert said in str(error.value) and "secret" not in str(error.value).replace("secret_key", "")
-    assert "ecret@" not in str(error.value)
-
-
-def test_an_endpoint_may_be_in_the_address(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = os.environ["AWS_ENDPOINT_URL"]
-    monkeypatch.delenv("AWS_ENDPOINT_URL")
-    place = f"{address}?endpoint_override={server.removeprefix('http://')}&scheme=http"
-    store = open_store(place, tmp_path / "a")
-    store.get("cam", "k", {}, write())
-    assert isinstance(store, RemoteStore) and store.bucket.address == address
-    assert open_store(place, tmp_path / "b").get("cam", "k", {}, fail)
 
 
 def test_a_folder_is_opened_without_the_library_of_buckets(tmp_path: Path) -> None:
