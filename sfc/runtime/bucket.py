@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from urllib.parse import parse_qsl, urlsplit
 
 import obstore
@@ -21,7 +21,7 @@ from sfc.errors import UserError
 
 OPTIONS = {"s3": {"endpoint_override", "region", "scheme"}, "gs": {"endpoint_override", "scheme"}}
 """Kinds of bucket, and what may follow the question mark of their addresses."""
-CLIENT = {
+CLIENT: dict[str, Any] = {
     # obstore's limit of 30 s for a whole request would end the download of a large file; a silent server is left.
     "client_options": {"allow_http": True, "timeout": "1h", "read_timeout": "60s"},
     "retry_config": {"max_retries": 6, "retry_timeout": timedelta(seconds=30)},
@@ -131,7 +131,7 @@ class Bucket:
                 result = obstore.get(self._store, name)
             except FileNotFoundError:
                 return None
-            version = {key: result.meta[key] for key in ("e_tag", "version") if result.meta[key]}
+            version = {key: value for key in ("e_tag", "version") if (value := result.meta[key])}
             return bytes(result.bytes()), version
 
     def write(self, name: str, content: bytes, mode: Literal["overwrite", "create"] | Version = "overwrite") -> bool:
@@ -147,7 +147,7 @@ class Bucket:
         """
         with _explained(self.address):
             try:
-                obstore.put(self._store, name, content, mode=mode)
+                obstore.put(self._store, name, content, mode=cast(Any, mode))
             except (AlreadyExistsError, PreconditionError):
                 return False
         return True

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from pathlib import Path
 
 import pytest
@@ -68,22 +67,31 @@ def test_a_finished_stage_is_reused_and_tells_what_it_depends_on(tmp_path: Path)
     assert manifest["seconds"] >= 0 and manifest["bytes"] == len("maps")
 
 
-def test_seconds_are_those_of_the_work_not_of_waiting_for_another_that_fails(tmp_path: Path) -> None:
-    store, inside = Store(tmp_path), threading.Event()
+def test_seconds_are_those_of_the_work_not_of_waiting_for_another_that_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, inside, asked, now = Store(tmp_path), threading.Event(), threading.Event(), [0.0]
+    monkeypatch.setattr("sfc.runtime.store.time.monotonic", lambda: now[0])
 
     def slow_and_wrong(folder: Path) -> dict:
         inside.set()
-        time.sleep(0.3)
+        asked.wait()
+        now[0] += 100
         raise RuntimeError
 
     def first() -> None:
         with pytest.raises(RuntimeError):
             store.get("cam", "k", {}, slow_and_wrong)
 
+    def second(folder: Path) -> dict:
+        now[0] += 1
+        return {}
+
     thread = threading.Thread(target=first)
     thread.start()
     inside.wait()
-    assert store.manifest(store.get("cam", "k", {}, write("maps")))["seconds"] < 0.2
+    asked.set()
+    assert store.manifest(store.get("cam", "k", {}, second))["seconds"] == 1
     thread.join()
 
 
@@ -137,7 +145,6 @@ def test_threads_that_want_one_key_build_it_once(tmp_path: Path) -> None:
 
     def build(folder: Path) -> dict:
         builds.append(folder)
-        time.sleep(0.1)
         return {}
 
     threads = [threading.Thread(target=lambda: folders.append(store.get("cam", "k", {}, build))) for _ in range(4)]
