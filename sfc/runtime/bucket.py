@@ -76,27 +76,19 @@ def check_address(address: str) -> str:
 
 
 def aws_profile() -> dict[str, str]:
-    """Keys and region of a profile in ~/.aws, which obstore does not read; empty where the environment has keys.
-
-    Raises:
-        UserError: AWS_PROFILE names a profile without keys, such as one of a single sign-on.
-    """
-    if "AWS_ACCESS_KEY_ID" in os.environ:
-        return {}
-    name = os.environ.get("AWS_PROFILE", "default")
-    files = configparser.ConfigParser(interpolation=None)
-    for variable, default in (("AWS_CONFIG_FILE", "config"), ("AWS_SHARED_CREDENTIALS_FILE", "credentials")):
-        with suppress(configparser.Error, UnicodeDecodeError):
-            files.read(Path(os.environ.get(variable) or f"~/.aws/{default}").expanduser())
-    values = {k: v for section in (f"profile {name}", name) if section in files for k, v in files[section].items()}
-    if "AWS_PROFILE" in os.environ and "aws_access_key_id" not in values:
-        raise UserError(
-            f"the profile {name} that AWS_PROFILE names has no access key in ~/.aws: put keys into the environment, "
-            f"such as by `eval $(aws configure export-credentials --profile {name} --format env)`"
-        )
-    keys = ("aws_access_key_id", "aws_secret_access_key", "aws_session_token")
-    region = {} if {"AWS_REGION", "AWS_DEFAULT_REGION"} & os.environ.keys() else {"region"}
-    return {k.removeprefix("aws_"): v for k, v in values.items() if k in (*keys, *region)}
+    """Keys and region of the profile AWS_PROFILE, else `default`, in ~/.aws, which obstore does not read. The
+    environment comes first: what it names is left out."""
+    environment, files = os.environ, configparser.ConfigParser(interpolation=None)
+    paths = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+    with suppress(configparser.Error):
+        files.read([Path(environment.get(name, path)).expanduser() for name, path in paths.items()])
+    profile = environment.get("AWS_PROFILE", "default")
+    values = {k: v for name in (f"profile {profile}", profile) if name in files for k, v in files[name].items()}
+    keys = ("access_key_id", "secret_access_key", "session_token") if "AWS_ACCESS_KEY_ID" not in environment else ()
+    wanted = {f"aws_{key}": key for key in keys}
+    if not {"AWS_REGION", "AWS_DEFAULT_REGION"} & environment.keys():
+        wanted["region"] = "region"
+    return {option: values[name] for name, option in wanted.items() if name in values}
 
 
 class Bucket:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -71,7 +72,7 @@ def test_seconds_are_those_of_the_work_not_of_waiting_for_another_that_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, inside, asked, now = Store(tmp_path), threading.Event(), threading.Event(), [0.0]
-    monkeypatch.setattr("sfc.runtime.store.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("sfc.runtime.store.time", SimpleNamespace(monotonic=lambda: now[0]))
 
     def slow_and_wrong(folder: Path) -> dict:
         inside.set()
