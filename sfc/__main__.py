@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # commands import what they need: `show` without torch
     import numpy as np
 
     from sfc.data import Dataset
-    from sfc.runtime.store import Address
+    from sfc.runtime.stores import StoreAddress
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -43,10 +43,10 @@ def set_up_logging() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _run(config: Config, store: Address) -> int:
+def _run(config: Config, store: StoreAddress) -> int:
     from sfc.pipeline import Pipeline
     from sfc.runtime.engine import LocalEngine
-    from sfc.runtime.store import open_store
+    from sfc.runtime.stores import open_store
 
     def report(metrics: dict[str, float], _: object) -> None:
         losses = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k not in ("epoch", "images_per_second"))

@@ -25,7 +25,8 @@ from sfc.config.files import EXPERIMENTS, absolute, change_config, find_file, lo
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import LocalEngine
-from sfc.runtime.store import Address, digest, open_store, store_address, write_atomic
+from sfc.runtime.store import digest, write_atomic
+from sfc.runtime.stores import StoreAddress, open_store, store_address
 from tune.cluster.configurations import run_all
 from tune.cluster.connect import connect, results_folder
 from tune.evidence import tables
@@ -53,7 +54,7 @@ def start_points(plan: Plan, given: argparse.Namespace) -> tuple[Config, Config 
     return config, absolute(change_config(best_config(load_study(given.study, given.results)), changes))
 
 
-def check_data(configs: dict[str, Config], store: Address) -> Pipeline:
+def check_data(configs: dict[str, Config], store: StoreAddress) -> Pipeline:
     """The reference's pipeline, its data opened (and generated, where it is generated).
 
     Raises:

@@ -24,7 +24,8 @@ from sfc.config.files import change_config, dump_config, merge, nest, parse_over
 from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import LocalEngine
-from sfc.runtime.store import Address, digest, open_store, store_address, write_atomic
+from sfc.runtime.store import digest, write_atomic
+from sfc.runtime.stores import StoreAddress, open_store, store_address
 from sfc.stages.labels import LABELS
 from tune.cluster.configurations import Run, run_all
 from tune.cluster.connect import connect, results_folder
@@ -94,7 +95,7 @@ def run_final(
     tracker: Tracker,
     console: Console,
     *,
-    store: Address,
+    store: StoreAddress,
     workers: int,
     address: str | None = None,
     overrides: Sequence[str] = (),

@@ -25,7 +25,7 @@ from sfc.config.files import dump_config
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import available_cpus
-from sfc.runtime.store import Address, open_store, store_address
+from sfc.runtime.stores import StoreAddress, open_store, store_address
 from tune.cluster.connect import check_nodes, connect, results_folder, slots
 from tune.cluster.ray_engine import RETRIES
 from tune.final import best_config, run_final, show_final
@@ -41,7 +41,7 @@ from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, tracking_
 from tune.tracking.trial_log import TrialLogger
 
 
-def check_objective(space: Space, store: Address) -> Pipeline:
+def check_objective(space: Space, store: StoreAddress) -> Pipeline:
     """The base's pipeline, its data opened and its objective possible.
 
     Raises:
@@ -65,7 +65,7 @@ def run_trials(
     study: optuna.Study,
     space: Space,
     results: Path,
-    store: Address,
+    store: StoreAddress,
     logger: TrialLogger,
     console: Console,
     *,

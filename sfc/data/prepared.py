@@ -19,7 +19,7 @@ import numpy as np
 from sfc.data.dataset import Dataset
 from sfc.data.images import find_image
 from sfc.errors import UserError
-from sfc.runtime.store import locked
+from sfc.runtime.locks import locked
 
 MADE_FROM = "made_from.json"
 MASKS = "SegmentationClass"

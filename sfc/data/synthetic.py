@@ -18,7 +18,7 @@ from PIL import Image
 
 from sfc.config import Synthetic
 from sfc.data.images import write_mask
-from sfc.runtime.store import locked
+from sfc.runtime.locks import locked
 
 GENERATOR_VERSION = 1
 PAIRS = (("crab", "urchin"), ("kite", "comet"), ("drum", "gong"), ("leaf", "fern"), ("tile", "vase"), ("reel", "cog"))

@@ -1,47 +1,61 @@
-"""A folder in a bucket of S3, Google Cloud Storage or a server that speaks S3, through pyarrow's file systems."""
+"""Objects in a bucket of S3, Google Cloud Storage or a server that speaks S3: a thin layer over obstore."""
 
 from __future__ import annotations
 
-import errno
+import configparser
+import os
+import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
-from urllib.parse import parse_qs, urlsplit
+from typing import Any, Literal, cast
+from urllib.parse import parse_qsl, urlsplit
 
-from pyarrow import ArrowException
-from pyarrow.fs import FileSelector, FileSystem, FileType, LocalFileSystem, copy_files
+import obstore
+from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
+from obstore.store import from_url
 
 from sfc.errors import UserError
 
-SCHEMES = ("s3", "gs")
-OPTIONS = {"endpoint_override", "region", "scheme"}
-"""What may follow an address's question mark."""
-GIVE_UP = 30
-"""Seconds for which Google's client tries again; by itself it would for 15 minutes. Amazon's gives up after 6."""
+OPTIONS = {"s3": {"endpoint_override", "region", "scheme"}, "gs": {"endpoint_override", "scheme"}}
+"""Kinds of bucket, and what may follow the question mark of their addresses."""
+CLIENT: dict[str, Any] = {
+    # obstore's limit of 30 s for a whole request would end the download of a large file; a silent server is left.
+    "client_options": {"allow_http": True, "timeout": "1h", "read_timeout": "60s"},
+    "retry_config": {"max_retries": 6, "retry_timeout": timedelta(seconds=30)},
+}
+TRANSFERS = 16
+"""Files that are copied at the same time."""
+
+Version = dict[str, str]
+"""One state of an object, as its service names it."""
 
 
 @contextmanager
-def _said(address: str) -> Iterator[None]:
-    """Errors of a file system in words that say which, and what to do.
-
-    Raises:
-        UserError: instead of them; a full disk of this machine stays an OSError.
-    """
+def _explained(address: str) -> Iterator[None]:
+    """Turn errors of obstore into a UserError without secrets; errors of this machine's disk stay an OSError."""
     try:
         yield
-    except (OSError, ArrowException) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        text = str(error).splitlines()[0][:300]
+    except (BaseError, FileNotFoundError, ValueError) as error:
+        text = str(error)
+        if "NoSuchBucket" in text:
+            name = urlsplit(address).netloc
+            raise UserError(f"the store {address}: there is no bucket {name}; make it first") from None
+        first = text.partition("\n")[0].partition("<?xml")[0]
+        reason = re.sub(r"\?\S+", "", first).strip(" :")[:300]  # queries of addresses may hold tokens
+        code = re.search(r"<Code>(\w+)</Code>", text)
         raise UserError(
-            f"the store {address}: {text}. See that the bucket exists, that this machine reaches the service, and that "
-            "its credentials may read, list, write and delete there (docs/storage.md says where they are looked for). "
-            "Then run the same command again: finished stages stay"
+            f"the store {address}: {reason}{f' ({code[1]})' if code else ''}. See that the bucket exists, that its "
+            "region is named, that this machine reaches the service, and that its credentials may read, list, write "
+            "and delete there (docs/storage.md says where they are looked for). Then run the same command again: "
+            "finished stages stay"
         ) from None
 
 
 def check_address(address: str) -> str:
-    """An address without its options.
+    """The address without its options.
 
     Raises:
         UserError: it holds credentials, which would go to logs and MLflow, an unknown option, or names no bucket.
@@ -52,12 +66,29 @@ def check_address(address: str) -> str:
             "credentials: write the bucket alone, and leave them to the environment (docs/storage.md)"
         )
     parts = urlsplit(address)
-    place = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
-    if parts.scheme not in SCHEMES or not parts.netloc:
-        raise UserError(f"the store {place}: give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
-    if unknown := sorted(set(parse_qs(parts.query, keep_blank_values=True)) - OPTIONS):
-        raise UserError(f"the store {place}: unknown option {', '.join(unknown)}; known: {', '.join(sorted(OPTIONS))}")
-    return place
+    plain = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
+    if parts.scheme not in OPTIONS or not parts.netloc:
+        raise UserError(f"the store {plain}: give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
+    options = OPTIONS[parts.scheme]
+    if unknown := sorted(dict(parse_qsl(parts.query, keep_blank_values=True)).keys() - options):
+        raise UserError(f"the store {plain}: unknown option {', '.join(unknown)}; known: {', '.join(sorted(options))}")
+    return plain
+
+
+def aws_profile() -> dict[str, str]:
+    """Keys and region of the profile AWS_PROFILE, else `default`, in ~/.aws, which obstore does not read. The
+    environment comes first: what it names is left out."""
+    environment, files = os.environ, configparser.ConfigParser(interpolation=None)
+    paths = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
+    with suppress(configparser.Error):
+        files.read([Path(environment.get(name, path)).expanduser() for name, path in paths.items()])
+    profile = environment.get("AWS_PROFILE", "default")
+    values = {k: v for name in (f"profile {profile}", profile) if name in files for k, v in files[name].items()}
+    keys = ("access_key_id", "secret_access_key", "session_token") if "AWS_ACCESS_KEY_ID" not in environment else ()
+    wanted = {f"aws_{key}": key for key in keys}
+    if not {"AWS_REGION", "AWS_DEFAULT_REGION"} & environment.keys():
+        wanted["region"] = "region"
+    return {option: values[name] for name, option in wanted.items() if name in values}
 
 
 class Bucket:
@@ -74,47 +105,74 @@ class Bucket:
 
     def __init__(self, address: str) -> None:
         self.address = check_address(address)
-        parts = urlsplit(address)
-        limit = [f"retry_limit_seconds={GIVE_UP}"] if parts.scheme == "gs" else []
-        query = "&".join([*([parts.query] if parts.query else []), *limit])
-        with _said(self.address):
-            self._files, self._base = FileSystem.from_uri(f"{self.address}?{query}" if query else self.address)
-            there = self._files.get_file_info(parts.netloc).type != FileType.NotFound
-        if not there:
-            raise UserError(f"the store {self.address}: there is no bucket {parts.netloc}; make it first")
+        options: dict[str, Any] = dict(parse_qsl(urlsplit(address).query))
+        scheme, endpoint = options.pop("scheme", "https"), options.pop("endpoint_override", None)
+        is_s3 = self.address.startswith("s3://")
+        if endpoint:
+            options["endpoint" if is_s3 else "base_url"] = f"{scheme}://{endpoint}"
+        if is_s3:
+            options = aws_profile() | options
+        with _explained(self.address):
+            self._store: Any = from_url(self.address, **options, **CLIENT)
+            next(iter(obstore.list(self._store)), None)  # reading an object does not tell a missing bucket
 
-    def read(self, name: str) -> bytes | None:
-        """An object's content; None where there is none, or an empty one, which an interrupted write may leave."""
-        path = f"{self._base}/{name}"
-        with _said(self.address):
-            if not self._files.get_file_info(path).size:
+    def read(self, name: str) -> tuple[bytes, Version] | None:
+        """The content of an object and the state that it was in, or None if it does not exist."""
+        with _explained(self.address):
+            try:
+                result = obstore.get(self._store, name)
+            except FileNotFoundError:
                 return None
-            with self._files.open_input_stream(path) as stream:
-                return stream.read()
+            version = {key: value for key in ("e_tag", "version") if (value := result.meta[key])}
+            return bytes(result.bytes()), version
 
-    def write(self, name: str, content: bytes) -> None:
-        """An object: it appears whole or, when this is stopped in the middle, not at all or empty."""
-        with _said(self.address), self._files.open_output_stream(f"{self._base}/{name}") as stream:
-            stream.write(content)
+    def write(self, name: str, content: bytes, mode: Literal["overwrite", "create"] | Version = "overwrite") -> bool:
+        """Write an object, which appears whole or not at all.
+
+        Args:
+            name: of the object.
+            content: its content.
+            mode: `create` writes only if the object does not exist, a version only over that very state of it.
+
+        Returns:
+            Whether it was written.
+        """
+        with _explained(self.address):
+            try:
+                obstore.put(self._store, name, content, mode=cast(Any, mode))
+            except (AlreadyExistsError, PreconditionError):
+                return False
+        return True
 
     def remove(self, name: str) -> None:
-        """An object that there may be."""
-        with _said(self.address), suppress(FileNotFoundError):
-            self._files.delete_file(f"{self._base}/{name}")
+        """Delete an object, if it exists."""
+        with _explained(self.address), suppress(FileNotFoundError):
+            obstore.delete(self._store, name)
 
-    def names(self, folder: str) -> dict[str, float]:
-        """Objects directly in a folder, each with the time at which it was written, in seconds by the server."""
-        with _said(self.address):
-            found = self._files.get_file_info(FileSelector(f"{self._base}/{folder}", allow_not_found=True))
-        return {info.base_name: info.mtime_ns / 1e9 for info in found if info.type == FileType.File}
+    def names(self, folder: str) -> list[str]:
+        """All objects below a folder, by their names from the bucket's address."""
+        with _explained(self.address):
+            return [item["path"] for chunk in obstore.list(self._store, prefix=folder) for item in chunk]
 
     def upload(self, folder: Path, name: str) -> None:
-        """All files below a folder of this machine."""
-        with _said(self.address):
-            copy_files(str(folder), f"{self._base}/{name}", LocalFileSystem(), self._files)
+        """Copy all files below a folder of this machine to names below `name`."""
+
+        def put(file: Path) -> None:
+            obstore.put(self._store, f"{name}/{file.relative_to(folder).as_posix()}", file)
+
+        with _explained(self.address), ThreadPoolExecutor(TRANSFERS) as pool:
+            list(pool.map(put, [path for path in folder.rglob("*") if path.is_file()]))
 
     def download(self, name: str, folder: Path) -> None:
-        """All objects below a name, into a folder of this machine."""
+        """Copy all objects below a name into a folder of this machine."""
         folder.mkdir(parents=True, exist_ok=True)
-        with _said(self.address):
-            copy_files(f"{self._base}/{name}", str(folder), self._files, LocalFileSystem())
+
+        def get(path: str) -> None:
+            file = folder / path.removeprefix(f"{name}/")
+            file.parent.mkdir(parents=True, exist_ok=True)
+            with file.open("wb") as stream:
+                for chunk in obstore.get(self._store, path):
+                    stream.write(chunk)
+
+        with _explained(self.address), ThreadPoolExecutor(TRANSFERS) as pool:
+            list(pool.map(get, self.names(name)))

@@ -1,9 +1,8 @@
-"""Where stage outputs live: one folder a result, named by what it depends on, there whole or not at all."""
+"""Outputs of the stages in folders: one folder an output, named by what it depends on, there whole or not at all."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import logging
@@ -17,65 +16,18 @@ from typing import Any
 
 from sfc.config import SETTINGS_VERSION
 from sfc.errors import UserError
+from sfc.runtime.locks import locked
 
 log = logging.getLogger("sfc")
 
 MANIFEST = "manifest.json"
 VERSION = "version.json"
-
-Address = str | Path
-"""A folder, or `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`: what every process on every node can open a store by."""
-
-
-def store_address(text: str) -> Address:
-    """What a command line names a store by; a folder becomes absolute, since workers stand in other folders."""
-    return text if "://" in text else Path(text).absolute()
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock on a file; it is freed when the process ends, however it ends.
-
-    Raises:
-        UserError: the file system has no locks.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        except OSError as error:
-            if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-                raise
-            raise UserError(
-                f"the file system at {mount_of(path)} has no file locks ({error.strerror}), so two processes could "
-                f"write {path.parent} at once: mount it with locks, name a folder on another, or a store in a bucket"
-            ) from None
-        yield
-
-
-def mount_of(path: Path) -> Path:
-    """The folder at which the file system of a path is mounted."""
-    return next(folder for folder in [path.absolute(), *path.absolute().parents] if os.path.ismount(folder))
-
-
-def locks_stay_here(path: Path, mounts: str) -> bool:
-    """Whether locks on a path hold on this machine only, though other machines may write there too.
-
-    Args:
-        path: on any file system.
-        mounts: text of /proc/self/mounts.
-    """
-    point, found = str(mount_of(path)), False
-    for line in mounts.splitlines():
-        _, where, kind, options = line.split()[:4]
-        if where.replace("\\040", " ") == point:  # the last mount on a point is the one that is seen
-            alone = {"nolock", "local_lock=all", "local_lock=flock", "localflock"} & set(options.split(","))
-            found = bool(alone) and kind.startswith(("nfs", "lustre"))
-    return found
+PARTIAL, FETCHED, LOCK = ".partial", ".fetched", ".lock"
+"""Endings beside an output's name: its unfinished working folder, its unfinished download, its lock."""
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Text to a file that holds the old or the new content at every moment, also after a loss of power."""
+    """Write text to a file that holds the old or the new content at every moment, also after a loss of power."""
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -85,7 +37,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def flush(folder: Path) -> None:
-    """See that the files in a folder are on the disk, not only on their way to it."""
+    """Wait until the disk has the content of all files in a folder."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -97,42 +49,63 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def check_version(place: Address, version: dict[str, Any]) -> None:
-    """See that a store was made by this version of the settings.
+def bytes_of(folder: Path) -> int:
+    """Total size of the files of an output, without its manifest."""
+    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    return sum(path.stat().st_size for path in files)
+
+
+def parse_object(text: str | bytes) -> dict[str, Any] | None:
+    """A JSON object, or None if the text is empty, cut off, or something else."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest of an output, or None if the output is not finished."""
+    try:
+        return parse_object((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def check_version(store: str | Path, text: str | bytes) -> dict[str, Any]:
+    """The content of a store's version.json.
 
     Raises:
-        UserError: it was not.
+        UserError: it can't be read, or another version of the settings made the store.
     """
+    version = parse_object(text)
+    if version is None or "settings" not in version:
+        raise UserError(f"{store}/{VERSION} can't be read: name another store or results folder, or remove that one")
     if version["settings"] != SETTINGS_VERSION:
         raise UserError(
-            f"the store {place} was made by version {version['settings']} of the settings, this is version "
+            f"the store {store} was made by version {version['settings']} of the settings, this is version "
             f"{SETTINGS_VERSION}: name another store or results folder, or remove that one"
         )
+    return version
 
 
-def open_store(address: Address, cache: Path | None = None) -> Store:
-    """The store at an address.
-
-    Args:
-        address: a folder, or `s3://...` or `gs://...`.
-        cache: folder of this machine for copies of what a bucket has; default: what SFC_CACHE names, else
-            `~/.cache/sfc`.
-
-    Raises:
-        UserError: it can't be reached or written, or another version of the settings made it.
-    """
-    if "://" not in str(address):
-        return Store(Path(address))
-    from sfc.runtime.remote_store import RemoteStore  # imports pyarrow
-
-    return RemoteStore(str(address), cache or Path(os.environ.get("SFC_CACHE") or "~/.cache/sfc").expanduser())
+def put_folder(whole: Path, final: Path) -> None:
+    """Rename a whole folder to its final name. An unfinished one of that name makes way; a finished one, which some
+    network file systems show late, stays."""
+    if read_manifest(final) is not None:
+        shutil.rmtree(whole)
+        return
+    if final.exists():
+        shutil.rmtree(final)
+    whole.rename(final)
 
 
 class Store:
     """A folder of finished stage outputs: `<root>/<stage>/<key>/`, each with its manifest.
 
-    Present = finished = reused. A stage that was interrupted keeps its working folder `<key>.partial`, in which it
-    finds its last checkpoint. Two that want one key: one works, the other waits for it.
+    Present = finished = reused, where finished means that the manifest can be read. An interrupted stage keeps its
+    working folder `<key>.partial`, in which it finds its last checkpoint. Of two that want one key, one works and the
+    other waits.
 
     Args:
         root: the folder; made where it is missing.
@@ -143,72 +116,76 @@ class Store:
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
+        version = self.root / VERSION
         try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            version = self.root / VERSION
             with locked(self.root / "version.lock"):
                 if not version.is_file():
                     write_atomic(version, json.dumps({"settings": SETTINGS_VERSION}))
         except OSError as error:
             raise UserError(f"the store {self.root} can't be written: {error.strerror}") from None
-        check_version(self.root, json.loads(version.read_text(encoding="utf-8")))
-        mounts = Path("/proc/self/mounts")
-        if mounts.is_file() and locks_stay_here(self.root, mounts.read_text(encoding="utf-8")):
-            log.warning(
-                "the file system at %s is mounted with locks that other machines do not see: use this store from "
-                "one machine only",
-                mount_of(self.root),
-            )
+        check_version(self.root, version.read_bytes())
 
     def folder(self, stage: str, key: str) -> Path:
-        """Where the output of a stage is, or will be."""
+        """Folder of a stage's output on this machine, finished or not."""
         return self.root / stage / key
 
     def has(self, stage: str, key: str) -> bool:
-        """Whether that output is finished."""
-        return (self.folder(stage, key) / MANIFEST).is_file()
-
-    def fetch(self, stage: str, key: str) -> bool:
-        """Whether that output is finished; then it is in its folder on this machine."""
-        return self.has(stage, key)
+        """Whether an output is finished."""
+        return self._read(stage, key) is not None
 
     def local(self, folder: Path) -> Path | None:
-        """The finished folder on this machine of an output that any machine names by its own; None: there is none."""
-        if len(folder.parts) < 2 or not self.fetch(*folder.parts[-2:]):
+        """Local folder of a finished output, given the path that another machine reported; None if there is none. An
+        output that only a bucket has is copied to this machine."""
+        if len(folder.parts) < 2:
             return None
-        return self.folder(*folder.parts[-2:])
+        stage, key = folder.parts[-2:]
+        final = self.folder(stage, key)
+        if read_manifest(final) is None:
+            if not self.has(stage, key):
+                return None
+            with self._locked(final):
+                self._fetch(stage, key)
+        return final
+
+    def manifest(self, folder: Path) -> dict[str, Any]:
+        """The manifest of a finished output; older ones lack `bytes` and `images`.
+
+        Raises:
+            FileNotFoundError: the output is not finished.
+        """
+        manifest = self._read(*folder.parts[-2:])
+        if manifest is None:
+            raise FileNotFoundError(errno.ENOENT, "no finished output", str(folder))
+        return manifest
 
     def get(self, stage: str, key: str, identity: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Path:
-        """The finished folder of a stage, built now if need be.
+        """The folder of a finished output, which is made now if the store does not have it.
 
         Args:
-            stage: its name.
+            stage: name of the stage.
             key: digest of the identity.
-            identity: what the output depends on, and what else the manifest is to say of it.
-            build: writes into the folder that it is given, which may hold what an interrupted run left; returns
-                entries for the manifest.
+            identity: what the output depends on, and further entries for the manifest.
+            build: writes into its argument, a folder which may hold what an interrupted run left; returns entries for
+                the manifest.
 
         Raises:
             UserError: the disk is full.
         """
         final = self.folder(stage, key)
-        if (final / MANIFEST).is_file():
+        if read_manifest(final) is not None:
             log.info("%s: found in the store (%s)", stage, key)
             return final
         try:
-            with locked(final.with_suffix(".lock")):
+            with self._locked(final):
                 if self._fetch(stage, key):
-                    log.info("%s: in the store by now (%s)", stage, key)
                     return final
                 with self._claimed(stage, key):
                     if self._fetch(stage, key):
-                        log.info("%s: in the store by now (%s)", stage, key)
                         return final
-                    work = final.with_suffix(".partial")
-                    if not (work / MANIFEST).is_file():  # else it is done, and was stopped on its way to the store
+                    work = final.with_suffix(PARTIAL)
+                    if read_manifest(work) is None:  # else it was stopped between its last file and its publication
                         self._build(stage, key, identity, build, work)
                     self._publish(stage, key, work)
-                    put_folder(work, final)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise UserError(
@@ -218,10 +195,22 @@ class Store:
             raise
         return final
 
+    @contextmanager
+    def _locked(self, final: Path) -> Iterator[None]:
+        """Hold the lock of an output's folder. Once the output is finished nobody builds, so that lock and remains of
+        earlier attempts can be deleted."""
+        lock = final.with_suffix(LOCK)
+        with locked(lock):
+            yield
+            if read_manifest(final) is not None:
+                for ending in (PARTIAL, FETCHED):
+                    shutil.rmtree(final.with_suffix(ending), ignore_errors=True)
+                lock.unlink(missing_ok=True)
+
     def _build(
         self, stage: str, key: str, identity: dict[str, Any], build: Callable[[Path], dict[str, Any]], work: Path
     ) -> None:
-        """Build in a working folder; its manifest comes last."""
+        """Build in a working folder, whose manifest is written last."""
         log.info("%s: working (%s)", stage, key)
         start = time.monotonic()
         work.mkdir(parents=True, exist_ok=True)
@@ -233,34 +222,18 @@ class Store:
         write_atomic(work / MANIFEST, json.dumps(manifest, indent=1))
         log.info("%s: done in %.1f s (%s)", stage, seconds, key)
 
+    def _read(self, stage: str, key: str) -> dict[str, Any] | None:
+        """The manifest of an output, or None if the output is not finished on any machine."""
+        return read_manifest(self.folder(stage, key))
+
     def _fetch(self, stage: str, key: str) -> bool:
-        """`fetch`, by one who holds the key's lock."""
+        """Copy an output to this machine if it is finished. Returns whether it is; the caller holds its lock."""
         return self.has(stage, key)
 
     def _claimed(self, stage: str, key: str) -> AbstractContextManager[None]:
-        """Wait until no other machine works on a key, and keep them waiting."""
-        return nullcontext()  # the lock holds for all
+        """Tell machines that do not see the output's lock that this one works on it; wait while another does."""
+        return nullcontext()
 
     def _publish(self, stage: str, key: str, work: Path) -> None:
-        """Show a whole working folder to other machines."""
-
-    def manifest(self, folder: Path) -> dict[str, Any]:
-        """The manifest of a finished folder; older ones lack `bytes` and `images`."""
-        return json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-
-
-def bytes_of(folder: Path) -> int:
-    """Of all files of an output, its manifest apart."""
-    files = (path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    return sum(path.stat().st_size for path in files)
-
-
-def put_folder(whole: Path, final: Path) -> None:
-    """Rename a whole folder to its place. What is there without a manifest makes way; a finished output, which
-    some network file systems show late, stays."""
-    if (final / MANIFEST).is_file():
-        shutil.rmtree(whole)
-        return
-    if final.exists():
-        shutil.rmtree(final)
-    whole.rename(final)
+        """Turn a whole working folder into the finished output, for every machine."""
+        put_folder(work, self.folder(stage, key))

@@ -18,7 +18,8 @@ from sfc.config.files import change_config
 from sfc.errors import Diverged
 from sfc.pipeline import Pipeline, Until
 from sfc.runtime.engine import Engine, LocalEngine
-from sfc.runtime.store import Address, Store, open_store
+from sfc.runtime.store import Store
+from sfc.runtime.stores import StoreAddress, open_store
 from tune.cluster.connect import check_nodes, slots
 from tune.cluster.ray_engine import RETRIES, ProcessDied, RayEngine, outcome, watched
 
@@ -27,7 +28,7 @@ Run = dict[str, Any]
 `failed`, the reason."""
 
 
-def run_config(config: Config, store: Address, engine: Engine, *, sweep: bool, proxy: bool, until: Until) -> Run:
+def run_config(config: Config, store: StoreAddress, engine: Engine, *, sweep: bool, proxy: bool, until: Until) -> Run:
     """One configuration through the stages.
 
     Args:
@@ -55,7 +56,7 @@ def run_config(config: Config, store: Address, engine: Engine, *, sweep: bool, p
     return {"config": pipeline.config.model_dump(mode="json"), **found}
 
 
-def _task(config: Config, store: Address, cpus: int, arguments: dict[str, Any]) -> Run:
+def _task(config: Config, store: StoreAddress, cpus: int, arguments: dict[str, Any]) -> Run:
     torch.set_num_threads(cpus)
     return run_config(config, store, LocalEngine(cpus, watched=watched), **arguments)
 
@@ -69,7 +70,7 @@ def brought(run: Run, store: Store) -> Run:
 def run_all(
     configs: Sequence[Config],
     results: Path,
-    store: Address,
+    store: StoreAddress,
     *,
     workers: int = 1,
     sweep: bool,

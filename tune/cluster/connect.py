@@ -16,7 +16,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sfc.errors import UserError
 from sfc.runtime.engine import available_cpus
-from sfc.runtime.store import Address
+from sfc.runtime.stores import StoreAddress
 
 OBJECT_STORE = 200 * 2**20
 """Bytes of shared memory on this machine: shards carry names, not images."""
@@ -81,7 +81,7 @@ def _wait_for(address: str) -> None:
             ) from None
 
 
-def check_nodes(places: Sequence[Address]) -> None:
+def check_nodes(places: Sequence[StoreAddress]) -> None:
     """See that every node of the cluster has this very code and sees these folders; nothing to see where there is one
     node, or for a bucket.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import sqlite3
@@ -22,6 +21,7 @@ from optuna.storages.journal import JournalFileBackend
 from sqlalchemy.exc import SQLAlchemyError
 
 from sfc.errors import UserError
+from sfc.runtime.locks import locked
 
 STORAGE = "OPTUNA_STORAGE"
 """Environment variable: a database's address, or journal:FILE, for studies on many machines."""
@@ -35,13 +35,7 @@ def one_driver(path: Path) -> Iterator[None]:
         UserError: another process drives the study.
     """
     writable(path.parent)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(
-                f"another process is running this study (it holds {path}); wait for it or stop it"
-            ) from None
+    with locked(path, busy=f"another process is running this study (it holds {path}); wait for it or stop it"):
         yield
 
 

@@ -15,7 +15,7 @@ import torch
 from sfc.errors import Diverged
 from sfc.pipeline import Pipeline, Result
 from sfc.runtime.engine import Engine, LocalEngine
-from sfc.runtime.store import Address, open_store
+from sfc.runtime.stores import StoreAddress, open_store
 from sfc.runtime.training import WEIGHTS
 from sfc.stages import maps as cam
 from sfc.stages import proxies as proxy
@@ -35,7 +35,7 @@ class Job:
     space: Space
     results: Path
     """Folder for Ray Train's own files, seen by every node."""
-    store: Address
+    store: StoreAddress
     workers: int = 1
     """Of each training: 1 trains in the trial's own process, more are Ray Train's."""
     gpus: float = 0.0

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -21,7 +19,8 @@ from sfc.config import SETTINGS_VERSION
 from sfc.errors import UserError
 from sfc.runtime.bucket import Bucket
 from sfc.runtime.remote_store import RemoteStore
-from sfc.runtime.store import MANIFEST, Store, open_store
+from sfc.runtime.store import MANIFEST, Store
+from sfc.runtime.stores import open_store
 
 CHILD = """
 import sys, time
@@ -34,7 +33,7 @@ def note(text):
 def build(folder):
     note("(")
     (folder / "output").write_text("whole")
-    time.sleep({"hang": 600, "long": 4.5}.get(how, 1.0))
+    time.sleep(600 if how == "hang" else 0.3)
     note(")")
     return {}
 store = RemoteStore(address, Path(cache), float(expiry))
@@ -95,7 +94,7 @@ def content(folder: Path) -> dict[str, bytes]:
 
 def test_what_one_node_made_another_fetches_and_does_not_make(node: Callable[..., RemoteStore]) -> None:
     here, there = node("here"), node("there")
-    assert not here.has("cam", "k") and not there.fetch("cam", "k")
+    assert not here.has("cam", "k") and there.local(Path("x/cam/k")) is None
     made = here.get("cam", "k", {"inputs": ["a"]}, write(device="cpu"))
     assert there.has("cam", "k") and not there.folder("cam", "k").exists()
     assert there.manifest(there.folder("cam", "k"))["device"] == "cpu"
@@ -131,7 +130,7 @@ def test_an_upload_that_breaks_leaves_no_output_and_is_done_again_without_the_wo
     upload, here.bucket.upload = here.bucket.upload, broken
     with pytest.raises(UserError, match="network is gone"):
         here.get("cam", "k", {}, write())
-    assert not here.has("cam", "k") and not there.has("cam", "k") and not there.fetch("cam", "k")
+    assert not here.has("cam", "k") and not there.has("cam", "k") and there.local(Path("x/cam/k")) is None
     assert not here.bucket.names("claims")
     here.bucket.upload = upload
     here.get("cam", "k", {}, fail)
@@ -143,7 +142,7 @@ def test_a_process_killed_while_it_uploads_leaves_no_output(
 ) -> None:
     killed_when(child(address, tmp_path, "here", "hang upload"), tmp_path / "trace", "u")
     there = node("there", 2)
-    assert not there.has("cam", "k") and not there.fetch("cam", "k")
+    assert not there.has("cam", "k") and there.local(Path("x/cam/k")) is None
     assert (there.get("cam", "k", {}, write("another's")) / "output").read_text() == "another's"
     assert (node("third").get("cam", "k", {}, fail) / "output").read_text() == "another's"
     # The killed one's own node finds what it did not upload, and that it is not wanted any more.
@@ -157,11 +156,11 @@ def test_an_upload_that_comes_late_does_not_mix_with_the_output_that_is_there(
 
     def halted(folder: Path) -> dict[str, Any]:  # so long that another took its claim for a dead one's
         for claim in here.bucket.names("claims"):
-            here.bucket.remove(f"claims/{claim}")
+            here.bucket.remove(claim)
         there.get("cam", "k", {}, write("in time"))
         return write("late")(folder)
 
-    here.get("cam", "k", {}, halted)
+    assert (here.get("cam", "k", {}, halted) / "output").read_text() == "in time"
     assert (third.get("cam", "k", {}, fail) / "output").read_text() == "in time"
 
 
@@ -173,32 +172,24 @@ def test_processes_on_two_nodes_that_want_one_key_build_it_once(address: str, tm
 
 
 def test_a_killed_writer_is_waited_for_until_its_claim_expires(
-    address: str, node: Callable[..., RemoteStore], tmp_path: Path
+    address: str, node: Callable[..., RemoteStore], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed_when(child(address, tmp_path, "here", "hang"), tmp_path / "trace", "(")
-    there = node("there", 3)
+    there = node("there", 1)
     assert len(there.bucket.names("claims")) == 1
-    start = time.monotonic()
+    caplog.set_level("INFO", "sfc")
     there.get("cam", "k", {}, write())
-    assert 1.5 < time.monotonic() - start < 15  # times of objects are whole seconds
+    assert "waiting for another machine" in caplog.text and "left by a process that is gone" in caplog.text
     assert not there.bucket.names("claims")
 
 
 def test_a_killed_writer_that_starts_again_on_its_node_does_not_wait(
-    address: str, node: Callable[..., RemoteStore], tmp_path: Path
+    address: str, node: Callable[..., RemoteStore], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     killed_when(child(address, tmp_path, "here", "hang"), tmp_path / "trace", "(")
-    start = time.monotonic()
+    caplog.set_level("INFO", "sfc")
     assert (node("here").get("cam", "k", {}, write()) / "output").read_text() == "maps"
-    assert time.monotonic() - start < 10
-
-
-def test_work_that_takes_longer_than_claims_last_is_waited_for(address: str, tmp_path: Path) -> None:
-    first = child(address, tmp_path, "a", "long", 2)
-    while not (tmp_path / "trace").is_file():
-        time.sleep(0.02)
-    finish(first, child(address, tmp_path, "b", "work", 2))
-    assert (tmp_path / "trace").read_text() == "()"
+    assert "working" in caplog.text and "waiting" not in caplog.text
 
 
 def test_a_build_that_fails_frees_its_key(node: Callable[..., RemoteStore]) -> None:
@@ -252,19 +243,38 @@ def test_a_full_disk_is_said_and_not_taken_for_the_networks_fault(node: Callable
 def test_an_output_that_somebody_changed_is_refused(node: Callable[..., RemoteStore]) -> None:
     here, there = node("here"), node("there")
     folder = here.get("cam", "k", {}, write())
-    manifest = json.loads(here.bucket.read(f"cam/k/{MANIFEST}") or b"")
-    here.bucket.remove(f"cam/k/{manifest['upload']}/output")
+    [output] = [name for name in here.bucket.names("cam/k") if name.endswith("/output")]
+    here.bucket.remove(output)
     with pytest.raises(UserError, match=r"cam/k has 25600 bytes, its manifest says 25604"):
         there.get("cam", "k", {}, fail)
     assert not there.folder("cam", "k").exists() and folder.exists()
 
 
-def test_an_empty_manifest_is_none(node: Callable[..., RemoteStore]) -> None:
+@pytest.mark.parametrize("text", [b"", b'{"upload": "1"'])
+def test_a_manifest_that_can_not_be_read_is_no_output(node: Callable[..., RemoteStore], text: bytes) -> None:
     here = node("here")
-    here.bucket.write(f"cam/k/{MANIFEST}", b"")
-    assert not here.has("cam", "k")
+    here.bucket.write(f"cam/k/{MANIFEST}", text)
+    assert not here.has("cam", "k") and here.local(Path("x/cam/k")) is None
     here.get("cam", "k", {}, write())
     assert (node("there").get("cam", "k", {}, fail) / "output").read_text() == "maps"
+
+
+def test_files_keep_their_names(node: Callable[..., RemoteStore]) -> None:
+    names = {"a b.npy", "ü#%20~+&=?.npy", "2007_000032.npy"}
+
+    def build(folder: Path) -> dict[str, Any]:
+        for name in names:
+            (folder / name).write_text(name)
+        return {}
+
+    node("here").get("cam", "k", {}, build)
+    assert content(node("there").get("cam", "k", {}, fail)).keys() == names | {MANIFEST}
+
+
+def test_what_is_asked_for_in_vain_leaves_no_files(node: Callable[..., RemoteStore]) -> None:
+    here = node("here")
+    assert here.local(Path("x/cam/k")) is None
+    assert not (here.root / "cam").exists()
 
 
 def test_a_store_that_many_open_first_is_one_store(node: Callable[..., RemoteStore]) -> None:
@@ -291,6 +301,16 @@ def test_a_store_of_another_version_of_the_settings_is_refused(address: str, nod
         node("here")
 
 
+@pytest.mark.parametrize("text", [b"", json.dumps({"settings": SETTINGS_VERSION, "id": "../elsewhere"}).encode()])
+def test_a_store_whose_version_can_not_be_read_is_refused(
+    address: str, node: Callable[..., RemoteStore], text: bytes, tmp_path: Path
+) -> None:
+    Bucket(address).write("version.json", text)
+    with pytest.raises(UserError, match=f"{address}/version.json"):
+        node("here")
+    assert not (tmp_path / "elsewhere").exists()
+
+
 def test_a_missing_bucket_is_said(address: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="s3://nowhere/store: there is no bucket nowhere"):
         open_store("s3://nowhere/store", tmp_path)
@@ -299,7 +319,7 @@ def test_a_missing_bucket_is_said(address: str, tmp_path: Path) -> None:
 def test_a_service_that_does_not_answer_is_said(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     with pytest.raises(
-        UserError, match=r"s3://bucket/store: .*NETWORK_CONNECTION.*See that the bucket exists"
+        UserError, match=r"s3://bucket/store: .*error sending request.*See that the bucket exists"
     ) as error:
         open_store("s3://bucket/store", tmp_path)
     assert "very-secret" not in str(error.value)
@@ -338,39 +358,6 @@ def test_a_pipeline_whose_stages_another_node_ran_does_no_work(
     assert not (tmp_path / "results").exists() and "very-secret" not in str([*first, *second])
 
 
-@pytest.mark.parametrize(
-    ("wrong", "said"),
-    [
-        ("s3://me:very-secret@bucket/a", "s3://...@bucket/a holds credentials"),
-        ("s3://me:very-s@ecret@bucket/a?region=x", "s3://...@bucket/a holds credentials"),
-        ("s3://bucket/a?secret_key=very-secret", "unknown option secret_key"),
-        ("https://bucket/a?sig=very-secret", "https://bucket/a: give a folder, s3://BUCKET"),
-        ("s3:///a", "give a folder, s3://BUCKET"),
-    ],
-)
-def test_addresses_with_secrets_or_of_another_kind_are_refused(wrong: str, said: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError) as error:
-        open_store(wrong, tmp_path)
-    assert said in str(error.value) and "secret" not in str(error.value).replace("secret_key", "")
-    assert "ecret@" not in str(error.value)
-
-
-def test_an_endpoint_may_be_in_the_address(address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    server = os.environ["AWS_ENDPOINT_URL"]
-    monkeypatch.delenv("AWS_ENDPOINT_URL")
-    place = f"{address}?endpoint_override={server.removeprefix('http://')}&scheme=http"
-    store = open_store(place, tmp_path / "a")
-    store.get("cam", "k", {}, write())
-    assert isinstance(store, RemoteStore) and store.bucket.address == address
-    assert open_store(place, tmp_path / "b").get("cam", "k", {}, fail)
-
-
-def test_a_folder_is_opened_without_pyarrow() -> None:
-    code = (
-        "import sys, sfc.runtime.store; sfc.runtime.store.open_store(sys.argv[1]); assert 'pyarrow' not in sys.modules"
-    )
-    folder = Path(os.environ.get("TMPDIR", "/tmp")) / f"sfc-{os.getpid()}"
-    try:
-        subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def test_a_folder_is_opened_without_the_library_of_buckets(tmp_path: Path) -> None:
+    code = "import sys, sfc.runtime.stores as s; s.open_store(sys.argv[1]); assert 'obstore' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "store")], check=True)
