@@ -10,7 +10,7 @@ from sfc.pipeline import Pipeline, Until
 from sfc.results import Result
 from sfc.runtime.engine import LocalEngine, Report
 from sfc.runtime.map_files import ImageMaps, load_maps
-from sfc.runtime.store import open_store
+from sfc.runtime.stores import open_store
 
 
 def _pipeline(config: Config, results: str | Path, on_report: Report | None = None) -> Pipeline:

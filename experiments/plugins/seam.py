@@ -66,8 +66,9 @@ class Seam(Method):
             cam = classifier_map(logits)
             strongest = cam[:, 1:].amax(1, keepdim=True)
             cam[:, 1:] = torch.where(cam[:, 1:] < strongest, 0, cam[:, 1:])  # one class a pixel, as published
-        parts = [resize(x, size, align_corners=True) for x in (image, self.low(third).relu(), self.high(last).relu())]
-        feature = unit(self.joint(torch.cat([parts[0], *(p.detach() for p in parts[1:])], 1)).float()).flatten(2)
+        sides = (image, self.low(third.detach()).relu(), self.high(last.detach()).relu())
+        joint = self.joint(torch.cat([resize(x, size, align_corners=True) for x in sides], 1))
+        feature = unit(joint.float()).flatten(2)
         affinity = (feature.transpose(1, 2) @ feature).relu()
         affinity = affinity / (affinity.sum(dim=1, keepdim=True) + 1e-5)
         return View(logits, (cam.flatten(2) @ affinity).view_as(cam))

@@ -15,6 +15,7 @@ Python objects, such as a dictionary saved by numpy, is refused.
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -47,7 +48,7 @@ def read_foreign(folder: Path, name: str, classes: tuple[str, ...], keys: np.nda
         return {kind: _with_background(channels, keys) for kind, channels in arrays.items()}
     except FileNotFoundError as error:
         raise UserError(f"{SETTING}: no maps of {name}: there is no {error}.npz, .npy or folder of PNG files") from None
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, BadZipFile) as error:
         raise UserError(f"{SETTING}: the maps of {name} in {folder} can't be read: {error}") from None
 
 
