@@ -26,7 +26,7 @@ from sfc.scoring.tally import Tally, numbers
 CHANNELS, STRIDE = 21, 16
 
 
-def example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[tuple[Tensor, Tensor]]]:
+def example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[dict[str, Tensor]]]:
     """Mask (H, W), kept channels (K',) and, for each scale, classifier map and prototype map (K', h, w) float32."""
     mask = blobs(rng, 375, 500, CHANNELS, labels=int(rng.integers(1, 4)))
     keys = np.unique(np.append(mask[mask != 255], 0)).astype(np.int64)
@@ -42,7 +42,7 @@ def example(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[tupl
             map_ = over_maximum(small * (0.4 + 0.6 * noise) + 0.25 * noise)
             map_[0] = 1 - map_[1:].amax(0) if len(keys) > 1 else 1.0
             pair.append(map_)
-        maps.append((pair[0], pair[1]))
+        maps.append({"classifier": pair[0], "prototype": pair[1]})
     return mask, keys, maps
 
 
@@ -59,11 +59,11 @@ def main() -> None:
             small_bytes += path.stat().st_size
             full_bytes += 2 * len(keys) * mask.size * 4
             begin = time.perf_counter()
-            _, *read = load_maps(path)
+            read = load_maps(path).maps
             seconds += time.perf_counter() - begin
-            whole = [sum_scales([pair[kind] for pair in maps], mask.shape) for kind in (0, 1)]
-            for tally, (cam, prototype) in ((kept, read), (exact, whole)):
-                tally.add(str(i), mask, keys[hard_labels(cam, prototype, section)].astype(np.uint8))
+            whole = {kind: sum_scales([scale[kind] for scale in maps], mask.shape) for kind in read}
+            for tally, named in ((kept, read), (exact, whole)):
+                tally.add(str(i), mask, keys[hard_labels(named, section)].astype(np.uint8))
     one, other = (100 * numbers(tally.matrix, np.arange(1, CHANNELS))["miou"] for tally in (kept, exact))
     print(f"{number} images of 375 x 500, both maps at the scales {list(Cam().scales)}; {machine()}")
     ours, full = small_bytes / number / 1000, full_bytes / number / 1000

@@ -18,7 +18,11 @@ parameters:
   classifier.options.scale_weight: {uniform: [0.0, 2.0]}
   classifier.options.warmup: {uniform: [0.0, 0.5]}
   pseudo.fusion: {uniform: [0.0, 1.0]}
-published: {classifier.options.prototype_weight: 1.6, classifier.options.scale_weight: 1.6, classifier.options.warmup: 0.1, pseudo.fusion: 0.7}
+published:
+  classifier.options.prototype_weight: 1.6
+  classifier.options.scale_weight: 1.6
+  classifier.options.warmup: 0.1
+  pseudo.fusion: 0.7
 asha: null
 budget: {trials: %d, inner: 0}
 """

@@ -7,9 +7,10 @@ import torch
 
 from sfc.config.files import load_config
 from sfc.data.crops import Crop
-from sfc.method.network import SFCNet
+from sfc.method.build import build_method
+from sfc.method.protocol import TrainingSet
 from sfc.runtime.engine import Numerics, bf16_gains, default_device
-from sfc.stages.classifier import Msdw
+from sfc.stages.classifier import Step
 
 STEPS = 12
 
@@ -26,11 +27,12 @@ def main() -> None:
         torch.empty(0),
     )
     backbone = config.backbone.model_copy(update={"weights": None})
+    training = TrainingSet(tuple(map(str, range(classes))), (1,) * classes, 0.0)
     seconds: dict[bool, list[float]] = {False: [], True: []}
     steps = {}
     for bf16 in seconds:
         how = Numerics(device, bf16)
-        steps[bf16] = how, how.place(Msdw(SFCNet(backbone, classes), config.classifier, backbone, torch.ones(classes)))
+        steps[bf16] = how, how.place(Step(build_method(config.classifier, backbone, training), backbone))
     for _ in range(STEPS):  # in turn, so that a change of the machine's speed meets both
         for bf16, (how, model) in steps.items():
             begin = time.perf_counter()

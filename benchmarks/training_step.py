@@ -20,18 +20,21 @@ import torch.nn.functional as F
 from common import in_turn, machine, verdict
 from torch import Tensor
 
-from sfc.config import Backbone, Classifier
-from sfc.data.crops import Crop, normalise
+from sfc.config import Backbone, SfcOptions
+from sfc.data.crops import Crop
 from sfc.method.cam import BACKGROUND_FACTOR, EPS, classifier_map, resize, valid_mask
 from sfc.method.losses import classification_loss, prototype_consistency, scale_consistency
-from sfc.method.network import Features, SFCNet, score
+from sfc.method.network import Features, score
+from sfc.method.protocol import TrainingSet
+from sfc.method.sfc import Sfc
+from sfc.networks.backbone import build_backbone
 from sfc.runtime.engine import Numerics, available_cpus
-from sfc.stages.classifier import Msdw
+from sfc.stages.classifier import Step
 
 CLASSES = 20
 VOC_STEPS, VOC_EPOCHS = 10582 // 16, 6
 KINDS = ("sfc", "floor", "published")
-BACKBONE, SECTION = Backbone(), Classifier()
+BACKBONE = Backbone()
 
 
 def published_correlation(cam: Tensor, feature: Tensor) -> Tensor:
@@ -53,36 +56,32 @@ def published_prototypes(cam: Tensor, feature: Tensor, valid: Tensor) -> Tensor:
     return F.relu(torch.cosine_similarity(feature[:, None], prototype[..., None, None], dim=2))
 
 
-class Published(Msdw):
+class Published(Sfc):
     """The step as published, with our network's parameters."""
 
     def _maps(self, features: Features, crop: Crop) -> tuple[Tensor, Tensor]:
-        valid = valid_mask(crop.label, crop.box, tuple(crop.image.shape[-2:]), tuple(features.logits.shape[-2:]))
+        valid = valid_mask(crop.label, crop.box, tuple(crop.image.shape[-2:]), features.size)
         cam = classifier_map(features.logits, valid)
-        cam = published_correlation(cam, self.net.f9(torch.cat([features.image, features.semantic], 1)))
+        cam = published_correlation(cam, self.f9(torch.cat([features.image, features.semantic], 1)))
         return cam, published_prototypes(cam, features.hierarchical, valid)
 
-    def forward(self, crop: Crop, progress: float) -> dict[str, Tensor]:
-        image = normalise(crop.image, crop.box, self.input.mean, self.input.std)
-        full, half = (
-            self.net(image),
-            self.net(F.interpolate(image, scale_factor=0.5, mode="bilinear", align_corners=True)),
-        )
+    def step(self, crop: Crop, progress: float) -> dict[str, Tensor]:
+        half_view = F.interpolate(crop.image, scale_factor=0.5, mode="bilinear", align_corners=True)
+        full, half = self.features(crop.image), self.features(half_view)
         (cam, prototype), (cam_half, _) = self._maps(full, crop), self._maps(half, crop)
         return {
             "total": classification_loss([score(full), score(half)], crop.label)
-            + self.section.prototype_weight * prototype_consistency(cam, prototype, self.weight_C)
-            + self.section.scale_weight * scale_consistency(cam, cam_half, crop.label, self.weight_C)
+            + self.options.prototype_weight * prototype_consistency(cam, prototype, self.weight_C)
+            + self.options.scale_weight * scale_consistency(cam, cam_half, crop.label, self.weight_C)
         }
 
 
-class Floor(Msdw):
+class Floor(Sfc):
     """Backbone and classifier alone."""
 
-    def forward(self, crop: Crop, progress: float) -> dict[str, Tensor]:
-        image = normalise(crop.image, crop.box, self.input.mean, self.input.std)
-        half = resize(image, tuple(side // 2 for side in image.shape[-2:]), align_corners=True)
-        logits = [self.net.classifier(self.net.backbone(view)[-1]) for view in (image, half)]
+    def step(self, crop: Crop, progress: float) -> dict[str, Tensor]:
+        half = resize(crop.image, tuple(side // 2 for side in crop.image.shape[-2:]), align_corners=True)
+        logits = [self.classifier(self.backbone(view)[-1]) for view in (crop.image, half)]
         return {"total": classification_loss([x.float().mean((2, 3)) for x in logits], crop.label)}
 
 
@@ -96,8 +95,9 @@ def step(kind: str, gpu: bool) -> Callable[[], float]:
     crop = Crop(image, torch.tensor([[0, side, 0, side]] * number), label, torch.empty(0))
     crop = Crop(*(tensor.to(how.device) for tensor in crop))
     torch.manual_seed(0)
-    kinds = {"sfc": Msdw, "floor": Floor, "published": Published}
-    model = how.place(kinds[kind](SFCNet(BACKBONE, CLASSES), SECTION, BACKBONE, torch.ones(CLASSES))).train()
+    kinds = {"sfc": Sfc, "floor": Floor, "published": Published}
+    training = TrainingSet(tuple(map(str, range(CLASSES))), (1,) * CLASSES, 0.0)
+    model = how.place(Step(kinds[kind](build_backbone(BACKBONE), training, SfcOptions()), BACKBONE)).train()
 
     def call() -> float:
         model.zero_grad(set_to_none=True)
