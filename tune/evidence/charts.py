@@ -39,7 +39,6 @@ STATES = {
 }
 """Colours that the colour-blind tell apart, and words for the end of a trial."""
 SERIES = {"published": GREY, "best": BLUE}
-OTHERS = ("#009e73", "#cc79a7")
 STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a class or a choice may hold a dollar sign
     "svg.fonttype": "none",  # the browser's fonts know more letters than ours
@@ -142,23 +141,6 @@ def previews(trials: Sequence[FrozenTrial]) -> Figure:
     return figure
 
 
-@_svg
-def importance(shares: Mapping[str, float]) -> Figure:
-    """A bar a parameter, the largest on top.
-
-    Args:
-        shares: part of the variance, by label.
-    """
-    names = sorted(shares, key=shares.__getitem__)
-    figure, axes = make_figure(9, 0.5 + 0.28 * len(names))
-    axis = axes[0, 0]
-    axis.bar_label(axis.barh(names, [shares[name] for name in names], color=BLUE, height=0.65), fmt="%.2f", padding=3)
-    axis.set_xlim(0, max(1e-9, *shares.values()) * 1.1)
-    axis.set_xticks([])
-    axis.spines["bottom"].set_visible(False)
-    return figure
-
-
 def _level(choice: Any) -> str:
     """A choice's label, a long one without its middle."""
     text = choice if isinstance(choice, str) else json.dumps(choice)
@@ -224,31 +206,6 @@ def scatter(
         axis.set_xlabel(x)
         axis.xaxis.set_major_locator(MaxNLocator(4))
     axes[0, 0].set_ylabel(y)
-    return figure
-
-
-@_svg
-def class_bars(iou: Mapping[str, Sequence[float | None]], classes: Sequence[str], counts: Sequence[int]) -> Figure:
-    """Intersection over union by class, a row a class, the most frequent on top.
-
-    Args:
-        iou: (K,) values by series, background first; None or NaN for a class that does not occur.
-        classes: (C,) names.
-        counts: (C,) training images.
-    """
-    order = np.argsort(-np.asarray(counts), kind="stable")[::-1]
-    height = 0.8 / max(1, len(iou))
-    figure, axes = make_figure(9, 0.9 + 0.14 * len(order) * (1 + len(iou)))
-    axis = axes[0, 0]
-    for i, (name, values) in enumerate(iou.items()):
-        rows, colour = np.arange(len(order)) + 0.4 - (i + 0.5) * height, SERIES.get(name, OTHERS[i % len(OTHERS)])
-        axis.barh(rows, np.array(values, np.float64)[order + 1], height, label=name, color=colour)
-    axis.set_yticks(np.arange(len(order)), [f"{classes[c]} ({counts[c]})" for c in order])
-    axis.set_xlabel("IoU")
-    axis.set_ylim(-0.6, len(order) - 0.4)
-    axis.grid(axis="x", lw=0.4)
-    axis.set_axisbelow(True)
-    _legend(axis)
     return figure
 
 

@@ -58,9 +58,13 @@ class Finals:
     trials: list[Final]
     chosen: Final
 
+    @property
+    def masks(self) -> dict[str, str]:
+        """Masks that each number has seen."""
+        return {name: seen for t in self.trials for run in t.runs for name, seen in run["supervision"].items()}
+
     def table(self) -> pd.DataFrame:
         """A row a trial: the search's number, and each stage's over the seeds; the chosen trial stands out."""
-        masks = {k: v for t in self.trials for run in t.runs for k, v in run["supervision"].items() if v}
         names = [name for name in SHOWN if any(name in run["metrics"] for t in self.trials for run in t.runs)]
         search = f"search: {self.metric}"
         rows = [
@@ -68,20 +72,29 @@ class Finals:
             | {heading(name): spread(t.values(name)) for name in names}
             for t in self.trials
         ]
-        seen = {search: search_masks(self.metric)} | {heading(name): masks.get(name, "") for name in names}
+        seen = {search: search_masks(self.metric)} | {heading(name): self.masks.get(name, "") for name in names}
         return table(rows, seen, [t is self.chosen for t in self.trials])
 
     def points(self) -> tuple[list[float], list[float], list[float]]:
-        """Of each trial the search's number, the final mIoU (mean over seeds; NaN where one is missing) and the
-        standard deviation of the final mIoU (0 for one seed)."""
-        finals = [t.values("val/miou") for t in self.trials]
-        spreads = [statistics.stdev(v) if len(v) > 1 else 0.0 for v in finals]
-        return [float(t.value) for t in self.trials], [statistics.mean(v) for v in finals], spreads
+        """Of each trial the search's number, the final mIoU (mean over seeds; NaN without one) and its standard
+        deviation (0 for one seed)."""
+        finals = [[v for v in t.values("val/miou") if math.isfinite(v)] for t in self.trials]
+        means = [statistics.mean(v) if v else math.nan for v in finals]
+        return [float(t.value) for t in self.trials], means, [statistics.stdev(v) if v[1:] else 0.0 for v in finals]
+
+    @property
+    def comparable(self) -> bool:
+        """Whether every one of several trials has a final mIoU."""
+        return len(self.trials) > 1 and all(map(math.isfinite, self.points()[1]))
+
+    @property
+    def orders(self) -> int:
+        """Number of orders in which the trials could stand."""
+        return math.factorial(len(self.trials))
 
     def ranking(self) -> Interval:
         """Kendall's tau between the search's number and the final mIoU."""
-        values, means, _ = self.points()
-        return kendall(values, means) if all(map(math.isfinite, means)) else NO_INTERVAL
+        return kendall(*self.points()[:2]) if self.comparable else NO_INTERVAL
 
 
 def load_finals(e: Evidence) -> Finals | None:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from optuna.trial import FrozenTrial
@@ -23,6 +22,7 @@ from sfc.scoring.names import title_of
 from tune.evidence import charts, trials
 from tune.evidence.finals import Finals, load_finals, spread
 from tune.evidence.importance import LEAST, STEADY, inner_trials, shares
+from tune.evidence.tables import TEMPLATES
 from tune.evidence.trials import Evidence
 from tune.final import sweeps
 from tune.study.study import name_of, values_of
@@ -34,24 +34,26 @@ PICTURED = 4
 """Images of the split that are shown, evenly spaced in its list."""
 
 
+Bars = tuple[list[str], list[tuple[str, list[float]]]]
+"""Names of the series, and rows: a label with the value of each series."""
+
+
 def importance(e: Evidence, some: Sequence[FrozenTrial], score: str) -> dict[str, Any]:
     """Shares of the variance, and the tried values of each parameter.
 
     Args:
         e: the study.
         some: its complete trials, or `inner_trials` of them.
-        score: the name of their value.
+        score: name of their value.
     """
-    result = shares(some)
-    labels = {f"{n} (in {s.trials} of {len(some)})" if s.conditional else n: s.value for n, s in result.items()}
-    names = list(dict.fromkeys(name for t in some for name in t.params))
+    result, names = shares(some), list(dict.fromkeys(name for t in some for name in t.params))
+    partial = {name: f" (in {s.trials} of {len(some)})" for name, s in result.items() if s.trials < len(some)}
     best = values_of(e.best) if e.best else {}
     return {
         "trials": len(some),
         "score": score,
-        "shares": labels,
-        "conditional": any(s.conditional for s in result.values()),
-        "bars": charts.importance(labels) if labels else "",
+        "bars": ([score], [(name + partial.get(name, ""), [share.value]) for name, share in result.items()]),
+        "conditional": bool(partial),
         "names": names,
         "slices": charts.slices(some, score, best, e.published_values) if names else "",
     }
@@ -81,10 +83,12 @@ def maps(e: Evidence, data: Dataset) -> dict[str, Any] | None:
     return {"src": charts.maps(data, names, settings), "titles": list(settings), "images": len(names)}
 
 
-def class_bars(iou: dict[str, list[float]], data: Dataset, counts: list[int]) -> dict[str, Any] | None:
-    """IoU by class of each series that has it."""
+def class_bars(iou: dict[str, list[float]], data: Dataset, counts: list[int]) -> Bars | None:
+    """IoU by class, the most frequent first, of each series that has it: (K,) values, background first."""
     iou = {title: values for title, values in iou.items() if values}
-    return {"src": charts.class_bars(iou, data.classes, counts), "titles": list(iou)} if iou else None
+    order = np.argsort(-np.asarray(counts), kind="stable")
+    rows = [(f"{data.classes[c]} ({counts[c]})", [values[c + 1] for values in iou.values()]) for c in order]
+    return (list(iou), rows) if iou else None
 
 
 def with_data(e: Evidence, finals: Finals | None) -> dict[str, Any]:
@@ -126,14 +130,6 @@ def ablations(e: Evidence) -> list[dict[str, Any]]:
     return result
 
 
-def final_scatter(finals: Finals) -> str:
-    """The search's number of each trial taken through, and its final mIoU with the deviation over seeds."""
-    values, means, spreads = finals.points()
-    if len(means) < 2 or not all(map(math.isfinite, means)):
-        return ""
-    return charts.scatter({f"search: {finals.metric}": (values, means)}, "val/miou", spreads)
-
-
 def breakable(name: str) -> Markup:
     """A setting's or number's name that may break behind a dot, a slash or an underscore."""
     return Markup("<wbr>").join(re.split(r"(?<=[./_])", name))
@@ -157,44 +153,26 @@ def page(study: optuna.Study, results: Path, command: str = "") -> str:
     if e.reference is not None and e.reference not in top:
         top.append(e.reference)
     inner = inner_trials(e.ranked)
-    previewed = [t for t in (*e.ranked, *e.early) if t.intermediate_values]
-    histories = {title: t.user_attrs["history"] for title, t in e.compared.items() if t.user_attrs.get("history")}
-    environment = Environment(
-        loader=PackageLoader("tune.evidence"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": trials.number, "spread": spread, "breakable": breakable}
-    return environment.get_template("report.html").render(
-        e=e,
-        leaderboard=trials.leaderboard(e, top),
-        others=trials.leaderboard(e, [t for t in e.ranked if t not in top]),
-        gains=trials.gains(e),
-        changes=trials.changes(e),
-        history=charts.history(e.trials, e.metric, e.reference) if e.trials else "",
-        losses=charts.losses(histories) if histories else "",
-        histories=histories,
-        outer=importance(e, e.ranked, e.metric),
-        inner=importance(e, inner, "difference from its trial's mean") if inner else None,
-        least=LEAST,
-        steady=STEADY,
-        saved=trials.saved(e),
-        early=trials.unranked(e, e.early),
-        failed=trials.unranked(e, e.failed),
-        previews=charts.previews(previewed) if previewed else "",
-        previewed=previewed,
-        search_masks=trials.search_masks(e.metric),
-        target=target,
-        proxies=proxies,
-        proxy_scatter=charts.scatter({k: (x, y) for k, (x, y, _) in proxies.items()}, target) if proxies else "",
-        finals=finals,
-        final_scatter=final_scatter(finals) if finals else "",
-        tau=finals.ranking() if finals else None,
-        orders=math.factorial(len(finals.trials)) if finals else 0,
-        ablations=ablations(e),
-        command=command,
-        versions=versions(),
+    values = {
+        "leaderboard": trials.leaderboard(e, top),
+        "others": trials.leaderboard(e, [t for t in e.ranked if t not in top]),
+        "gains": trials.gains(e),
+        "changes": trials.changes(e),
+        "histories": {title: t.user_attrs["history"] for title, t in e.compared.items() if t.user_attrs.get("history")},
+        "outer": importance(e, e.ranked, e.metric),
+        "inner": importance(e, inner, "difference from its trial's mean") if inner else None,
+        "saved": trials.saved(e),
+        "early": trials.unranked(e, e.early),
+        "failed": trials.unranked(e, e.failed),
+        "previewed": [t for t in (*e.ranked, *e.early) if t.intermediate_values],
+        "search_masks": trials.search_masks(e.metric),
+        "tau": finals.ranking() if finals else None,
+        "ablations": ablations(e),
+        "versions": versions(),
         **with_data(e, finals),
-    )
+    }
+    constants = {"least": LEAST, "steady": STEADY, "charts": charts, "command": command}
+    environment = TEMPLATES.overlay()
+    environment.filters |= {"number": trials.number, "spread": spread, "breakable": breakable}
+    template = environment.get_template("report.html")
+    return template.render(e=e, finals=finals, target=target, proxies=proxies, **values, **constants)
