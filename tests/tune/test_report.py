@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -333,7 +334,21 @@ def test_final_runs_that_failed_or_go_on_do_not_count(make: Callable, tmp_path: 
 def test_maps_and_classes_are_drawn(html: str) -> None:
     assert "data:image/png" in html
     assert any("Fused maps and seeds of published and best over 4 images" in alt for alt in Page(html).alts)
-    assert "Seed IoU by class: published and best" in Page(html).labels
+    page = Page(html)
+    assert "Seed IoU by class: published and best" in page.labels
+    assert "IoU by class: pseudo-labels, train, segmentation, val" in page.labels
+    bars = [table for table in page.tables if re.fullmatch(r".+ \(\d+\)", table[0][0])]
+    assert len(bars) == 2
+    for table in bars:
+        counts = [int(re.findall(r"\((\d+)\)", row[0])[-1]) for row in table]
+        assert counts == sorted(counts, reverse=True)
+    assert {row[1] for row in bars[0]} == {"0.500.62"} and {row[1] for row in bars[1]} == {"0.500.40"}
+
+
+def test_importance_is_shown_with_its_shares(page: Page) -> None:
+    [shares] = [t for t in page.tables if t[0][0] == "classifier.prototype_weight" and len(t[0]) == 2]
+    assert [row[0] for row in shares] == ["classifier.prototype_weight", "classifier.weighting"]
+    assert sum(float(row[1]) for row in shares) == pytest.approx(1)
 
 
 def test_tables_of_ablations_are_shown_without_their_html(make: Callable, tmp_path: Path) -> None:
@@ -365,6 +380,28 @@ def test_bad_input_is_named(make: Callable, tmp_path: Path, capsys: pytest.Captu
     out = str(tmp_path / "file" / "x.html")
     assert report.main(["--study", "known", "--results", str(tmp_path), "--out", out]) == 2
     assert f"--out {out}: can't be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--study", "s", "--wrong"], 2)])
+def test_the_parser_answers_before_anything_heavy_is_imported(words: list[str], code: int) -> None:
+    heavy = ["torch", "optuna", "matplotlib", "mlflow", "ray", "pandas", "scipy"]
+    check = (
+        "import sys\nfrom tune import report\n"
+        f"try: report.main({words})\n"
+        "except SystemExit as end:\n"
+        f"    assert not {{*{heavy}}} & set(sys.modules)\n    sys.exit(end.code)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "--plugin" in done.stdout + done.stderr
+
+
+def test_a_plugin_is_allowed_before_the_study_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins = pytest.importorskip("sfc.config.plugins")
+    allowed: list[str] = []
+    monkeypatch.setattr(plugins, "allow", allowed.append)
+    words = ["--study", "none", "--results", str(tmp_path), "--plugin", "a:B", "--plugin", "c:D"]
+    assert report.main(words) == 2 and allowed == ["a:B", "c:D"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

@@ -82,14 +82,8 @@ def _whole(axis: Axes, label: str) -> None:
 
 @_svg
 def history(trials: Sequence[FrozenTrial], metric: str, published: FrozenTrial | None) -> Figure:
-    """Above: the metric of each complete trial, before and after its inner search where it has one, and the best so
-    far. Below: epochs that every trial trained.
-
-    Args:
-        trials: all that used up budget.
-        metric: its name.
-        published: the complete trial of the published setting.
-    """
+    """Above: the metric of each complete trial, before and after its inner search where it has one, the best so far,
+    and the published setting's. Below: epochs that every trial trained."""
     figure, axes = make_figure(9, 4.4, 2, 1, sharex=True, height_ratios=[2.4, 1])
     above, below = axes[:, 0]
     done = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: t.number)
@@ -121,11 +115,7 @@ def history(trials: Sequence[FrozenTrial], metric: str, published: FrozenTrial |
 
 @_svg
 def previews(trials: Sequence[FrozenTrial]) -> Figure:
-    """The previews that early stopping compared, by epoch, a line a trial.
-
-    Args:
-        trials: those with intermediate values.
-    """
+    """The previews that early stopping compared, by epoch, a line a trial."""
     figure, axes = make_figure(9, 3)
     axis = axes[0, 0]
     for state, (colour, title) in STATES.items():
@@ -149,14 +139,8 @@ def _level(choice: Any) -> str:
 
 @_svg
 def slices(trials: Sequence[FrozenTrial], score: str, best: Mapping[str, Any], published: Mapping[str, Any]) -> Figure:
-    """For each parameter a panel: value of the trial by value of the parameter, over the trials that have it.
-
-    Args:
-        trials: complete ones with at least one parameter.
-        score: name of their value.
-        best: settings of the best trial, drawn as a line.
-        published: the published ones, dashed.
-    """
+    """For each parameter a panel: score of the trial by value of the parameter, over the complete trials that have it.
+    A line marks the best setting, a dashed one the published."""
     names = list(dict.fromkeys(name for t in trials for name in t.params))
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -193,13 +177,8 @@ def slices(trials: Sequence[FrozenTrial], score: str, best: Mapping[str, Any], p
 def scatter(
     pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], y: str, errors: Sequence[float] = ()
 ) -> Figure:
-    """A panel for each x: y against it.
-
-    Args:
-        pairs: by the name of x, numbers of the same trials.
-        y: name of y.
-        errors: standard deviations of y, where it was measured more than once.
-    """
+    """A panel for each x, by name: the numbers y of the same trials against it, with the standard deviations `errors`
+    of y where it was measured more than once."""
     figure, axes = make_figure(max(4.6, 3 * len(pairs)), 2.7, 1, len(pairs), sharey=True)
     for axis, (x, (across, up)) in zip(axes[0], pairs.items(), strict=True):
         axis.errorbar(across, up, yerr=errors or None, fmt="o", ms=4, color=BLUE, alpha=0.75, capsize=2)
@@ -211,11 +190,7 @@ def scatter(
 
 @_svg
 def losses(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Losses by epoch, a panel a loss, a line a setting.
-
-    Args:
-        histories: entries of an epoch each, by title; none of them empty.
-    """
+    """Losses by epoch, a panel a loss, a line a setting: by title its epochs' numbers, at least one epoch."""
     names = dict.fromkeys(name for entries in histories.values() for name in entries[0])
     names = [name for name in names if name not in ("epoch", "images_per_second")]
     figure, axes = make_figure(9, 2.2, 1, len(names))

@@ -61,7 +61,7 @@ class Finals:
     @property
     def masks(self) -> dict[str, str]:
         """Masks that each number has seen."""
-        return {name: seen for t in self.trials for run in t.runs for name, seen in run["supervision"].items()}
+        return {name: masks for t in self.trials for run in t.runs for name, masks in run["supervision"].items()}
 
     def table(self) -> pd.DataFrame:
         """A row a trial: the search's number, and each stage's over the seeds; the chosen trial stands out."""
@@ -72,12 +72,12 @@ class Finals:
             | {heading(name): spread(t.values(name)) for name in names}
             for t in self.trials
         ]
-        seen = {search: search_masks(self.metric)} | {heading(name): self.masks.get(name, "") for name in names}
-        return table(rows, seen, [t is self.chosen for t in self.trials])
+        masks = {search: search_masks(self.metric)} | {heading(name): self.masks.get(name, "") for name in names}
+        return table(rows, masks, [t is self.chosen for t in self.trials])
 
     def points(self) -> tuple[list[float], list[float], list[float]]:
-        """Of each trial the search's number, the final mIoU (mean over seeds; NaN without one) and its standard
-        deviation (0 for one seed)."""
+        """The search's number of each trial, the final mIoU (mean over seeds; NaN without one), and the standard
+        deviation of the final mIoU (0 for one seed)."""
         finals = [[v for v in t.values("val/miou") if math.isfinite(v)] for t in self.trials]
         means = [statistics.mean(v) if v else math.nan for v in finals]
         return [float(t.value) for t in self.trials], means, [statistics.stdev(v) if v[1:] else 0.0 for v in finals]

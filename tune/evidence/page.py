@@ -39,13 +39,8 @@ Bars = tuple[list[str], list[tuple[str, list[float]]]]
 
 
 def importance(e: Evidence, some: Sequence[FrozenTrial], score: str) -> dict[str, Any]:
-    """Shares of the variance, and the tried values of each parameter.
-
-    Args:
-        e: the study.
-        some: its complete trials, or `inner_trials` of them.
-        score: name of their value.
-    """
+    """Shares of the variance, and the tried values of each parameter, over complete trials or `inner_trials` of them,
+    whose value is called `score`."""
     result, names = shares(some), list(dict.fromkeys(name for t in some for name in t.params))
     partial = {name: f" (in {s.trials} of {len(some)})" for name, s in result.items() if s.trials < len(some)}
     best = values_of(e.best) if e.best else {}
