@@ -241,7 +241,9 @@ def mask_free(e: Evidence) -> tuple[str, dict[str, tuple[list[float], list[float
     Returns:
         The seed mIoU's name, and by objective its values, the seed mIoU of the same trials, and Kendall's tau.
     """
-    numbers = pd.DataFrame([numbers_of(t, e.metric) for t in e.ranked], dtype=float).replace([math.inf], math.nan)
+    numbers = pd.DataFrame([numbers_of(t, e.metric) for t in e.ranked], dtype=float).replace(
+        [math.inf, -math.inf], math.nan
+    )
     target = next((name for name in ("seed/best_miou", "seed/miou") if name in e.measured), "")
     result = {}
     for name in (name for name in e.measured if name.startswith("proxy/") and target):
