@@ -143,7 +143,7 @@ def ablate(
 def write_tables(numbers: tables.Numbers, folder: Path) -> None:
     """`tables.md`, `tables.csv` and `tables.tex`."""
     write_atomic(folder / "tables.md", f"# {numbers['plan']}\n\n{tables.document(numbers)}\n")
-    write_atomic(folder / "tables.csv", tables.tidy(numbers))
+    write_atomic(folder / "tables.csv", tables.tidy(numbers).to_csv(index=False))
     write_atomic(folder / "tables.tex", tables.latex_document(numbers))
 
 

@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
@@ -27,6 +28,7 @@ from tests.tune.conftest import TINY
 from tests.tune.evidence.test_tables import ablation
 from tune import report
 from tune.evidence import tables
+from tune.evidence.page import page as page_of
 from tune.study.study import storage_at
 
 EVIL = '<img src="http://evil.example/x.png" onerror=alert(1)> & $\\frac$'
@@ -52,6 +54,7 @@ class Page(HTMLParser):
         self.texts: list[str] = []
         self.tables: list[list[list[str]]] = []
         self.alts: list[str] = []
+        self.labels: list[str] = []
         self.feed(html)
         self.close()
         assert self.open == []
@@ -64,6 +67,8 @@ class Page(HTMLParser):
         self.references += [found[name] or "" for name in ("src", "href", "srcset", "data", "action") if name in found]
         if tag == "img":
             self.alts.append(found.get("alt") or "")
+        if found.get("aria-label"):
+            self.labels.append(found["aria-label"] or "")
         if tag == "table":
             self.tables.append([])
         if tag == "tr":
@@ -209,7 +214,7 @@ def html(tmp_path_factory: pytest.TempPathFactory, base: dict[str, Any]) -> str:
     folder = tmp_path_factory.mktemp("all")
     study = build(folder, base, NAME)
     finals(folder, study, base["classes"])
-    return report.page(study, folder, "python tune/report.py")
+    return page_of(study, folder, "python tune/report.py")
 
 
 @pytest.fixture(scope="module")
@@ -290,14 +295,14 @@ def test_both_levels_are_shown(page: Page) -> None:
 
 
 def test_without_a_complete_trial_it_says_so(make: Callable, tmp_path: Path) -> None:
-    page = Page(report.page(make("s", full=False), tmp_path))
+    page = Page(page_of(make("s", full=False), tmp_path))
     assert "No trial ran in full, so nothing is ranked and there is no best setting." in page.text
     assert "3 trials: 0 in full, 2 stopped early, 1 failed" in page.text
-    assert "Leaderboard" not in page.text and "importance" not in " ".join(page.alts).lower()
+    assert "Leaderboard" not in page.text and "importance" not in " ".join(page.labels).lower()
 
 
 def test_a_data_set_that_is_gone_costs_the_pictures_only(make: Callable, tmp_path: Path) -> None:
-    page = Page(report.page(make("s", data=str(tmp_path / "gone")), tmp_path))
+    page = Page(page_of(make("s", data=str(tmp_path / "gone")), tmp_path))
     assert page.text.count("since the data set can't be read") == 2 and "Trial 1 is the best" in page.text
 
 
@@ -310,9 +315,9 @@ def test_maps_that_are_broken_cost_the_pictures_only(make: Callable, tmp_path: P
     for one in trials:
         one.user_attrs["maps"] = str(tmp_path)
     copy.add_trials(trials)
-    page = Page(report.page(copy, tmp_path))
+    page = Page(page_of(copy, tmp_path))
     assert "an image or its maps can't be read" in page.text
-    assert any("Seed IoU by class" in alt for alt in page.alts)
+    assert any("Seed IoU by class" in label for label in page.labels)
 
 
 def test_final_runs_that_failed_or_go_on_do_not_count(make: Callable, tmp_path: Path, base: dict[str, Any]) -> None:
@@ -326,7 +331,7 @@ def test_final_runs_that_failed_or_go_on_do_not_count(make: Callable, tmp_path: 
     found["trials"][1]["runs"] = []
     found["trials"][2]["runs"][0]["metrics"]["val/miou"] = None
     file.write_text(json.dumps(found))
-    page = Page(report.page(study, tmp_path))
+    page = Page(page_of(study, tmp_path))
     assert "trial 1 has a segmentation mIoU of 0.5320 on the split val ( held-out masks , one seed)" in page.text
     assert "can't be said from 2 trials; it takes 4" in page.text
 
@@ -334,7 +339,21 @@ def test_final_runs_that_failed_or_go_on_do_not_count(make: Callable, tmp_path: 
 def test_maps_and_classes_are_drawn(html: str) -> None:
     assert "data:image/png" in html
     assert any("Fused maps and seeds of published and best over 4 images" in alt for alt in Page(html).alts)
-    assert any("Seed IoU by class: published and best" in alt for alt in Page(html).alts)
+    page = Page(html)
+    assert "Seed IoU by class: published and best" in page.labels
+    assert "IoU by class: pseudo-labels, train, segmentation, val" in page.labels
+    bars = [table for table in page.tables if re.fullmatch(r".+ \(\d+\)", table[0][0])]
+    assert len(bars) == 2
+    for table in bars:
+        counts = [int(re.findall(r"\((\d+)\)", row[0])[-1]) for row in table]
+        assert counts == sorted(counts, reverse=True)
+    assert {row[1] for row in bars[0]} == {"0.500.62"} and {row[1] for row in bars[1]} == {"0.500.40"}
+
+
+def test_importance_is_shown_with_its_shares(page: Page) -> None:
+    [shares] = [t for t in page.tables if t[0][0] == "classifier.prototype_weight" and len(t[0]) == 2]
+    assert [row[0] for row in shares] == ["classifier.prototype_weight", "classifier.weighting"]
+    assert sum(float(row[1]) for row in shares) == pytest.approx(1)
 
 
 def test_tables_of_ablations_are_shown_without_their_html(make: Callable, tmp_path: Path) -> None:
@@ -344,7 +363,7 @@ def test_tables_of_ablations_are_shown_without_their_html(make: Callable, tmp_pa
         folder.mkdir(parents=True)
         (folder / "numbers.json").write_text(json.dumps({"study": study}))
         (folder / "tables.md").write_text(f"# {name} plan\n\n{document}\n\n![x](http://evil.example/x.png) {EVIL}\n")
-    page = Page(report.page(make("s"), tmp_path))
+    page = Page(page_of(make("s"), tmp_path))
     assert sum("<b>worse</b>" in [row[0] for row in t] for t in page.tables) >= 2
     assert "another plan" not in page.text
     assert "strong" in page.tags and not any("evil" in r for r in page.references)
@@ -366,6 +385,28 @@ def test_bad_input_is_named(make: Callable, tmp_path: Path, capsys: pytest.Captu
     out = str(tmp_path / "file" / "x.html")
     assert report.main(["--study", "known", "--results", str(tmp_path), "--out", out]) == 2
     assert f"--out {out}: can't be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("words", "code"), [(["--help"], 0), (["--study", "s", "--wrong"], 2)])
+def test_the_parser_answers_before_anything_heavy_is_imported(words: list[str], code: int) -> None:
+    heavy = ["torch", "optuna", "matplotlib", "mlflow", "ray", "pandas", "scipy"]
+    check = (
+        "import sys\nfrom tune import report\n"
+        f"try: report.main({words})\n"
+        "except SystemExit as end:\n"
+        f"    assert not {{*{heavy}}} & set(sys.modules)\n    sys.exit(end.code)"
+    )
+    done = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert "--plugin" in done.stdout + done.stderr
+
+
+def test_a_plugin_is_allowed_before_the_study_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plugins = pytest.importorskip("sfc.config.plugins")
+    allowed: list[str] = []
+    monkeypatch.setattr(plugins, "allow", allowed.append)
+    words = ["--study", "none", "--results", str(tmp_path), "--plugin", "a:B", "--plugin", "c:D"]
+    assert report.main(words) == 2 and allowed == ["a:B", "c:D"]
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")

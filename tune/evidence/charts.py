@@ -1,4 +1,9 @@
-"""The report's charts, each as a data URI: SVG for marks and lines, PNG for pictures. No display, no network."""
+"""The report's charts, each as a data URI: SVG for marks and lines, PNG for pictures. No display, no network.
+
+Charts of `optuna.visualization.matplotlib` would not serve: they raise on a choice with a `$`, change pyplot's style
+for the whole process, draw neither the published setting nor epochs of stopped and failed trials, take a trial's result
+for a preview, give every trial an entry of the legend, and put all parameters side by side in one row.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from typing import Any, ParamSpec
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 from optuna.trial import FrozenTrial, TrialState
@@ -25,10 +31,14 @@ from tune.space.parameter import decode
 
 P = ParamSpec("P")
 
-FULL, EARLY, FAILED, PLAIN = "#0072b2", "#e69f00", "#d55e00", "#767676"
-"""Colours that the colour-blind tell apart; published settings are grey."""
-SERIES = {"published": PLAIN, "best": FULL}
-OTHERS = ("#009e73", "#cc79a7")
+BLUE, GREY = "#0072b2", "#767676"
+STATES = {
+    TrialState.COMPLETE: (BLUE, "in full"),
+    TrialState.PRUNED: ("#e69f00", "stopped early"),
+    TrialState.FAIL: ("#d55e00", "failed"),
+}
+"""Colours that the colour-blind tell apart, and words for the end of a trial."""
+SERIES = {"published": GREY, "best": BLUE}
 STYLE: dict[str, Any] = {
     "text.parse_math": False,  # a class or a choice may hold a dollar sign
     "svg.fonttype": "none",  # the browser's fonts know more letters than ours
@@ -41,21 +51,13 @@ STYLE: dict[str, Any] = {
 }
 
 
-def _colour(series: str, i: int) -> str:
-    return SERIES.get(series, OTHERS[i % len(OTHERS)])
-
-
-def _level(choice: Any) -> str:
-    return choice if isinstance(choice, str) else json.dumps(choice)
-
-
 def uri(content: bytes, kind: str) -> str:
     """A data URI of base64."""
     return f"data:{kind};base64,{base64.b64encode(content).decode()}"
 
 
 def _svg(draw: Callable[P, Figure]) -> Callable[P, str]:
-    """Run a drawing function in the report's style; what it drew as a data URI."""
+    """A drawing function that runs in the report's style and gives its figure as a data URI."""
 
     @functools.wraps(draw)
     def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
@@ -68,105 +70,77 @@ def _svg(draw: Callable[P, Figure]) -> Callable[P, str]:
     return drawn
 
 
+def _legend(axis: Axes) -> None:
+    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+
+
+def _whole(axis: Axes, label: str) -> None:
+    """Label a horizontal axis of epochs or trials, with ticks at whole numbers alone."""
+    axis.set_xlabel(label)
+    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+
+
 @_svg
 def history(trials: Sequence[FrozenTrial], metric: str, published: FrozenTrial | None) -> Figure:
-    """Above: the metric of each complete trial, before and after its inner search where it has one, and the best so
-    far. Below: epochs that every trial trained.
-
-    Args:
-        trials: all that used up budget.
-        metric: its name.
-        published: the complete trial of the published setting.
-    """
+    """Above: the metric of each complete trial, before and after its inner search where it has one, the best so far,
+    and the published setting's. Below: epochs that every trial trained."""
     figure, axes = make_figure(9, 4.4, 2, 1, sharex=True, height_ratios=[2.4, 1])
     above, below = axes[:, 0]
     done = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: t.number)
     numbers, values = [t.number for t in done], [t.value for t in done]
     if done:
         last = max(t.number for t in trials)
-        above.step([*numbers, last], [*np.maximum.accumulate(values), max(values)], where="post", color=FULL, lw=1.2)
-        above.plot(numbers, values, "o", color=FULL, label="trial in full; the line is the best so far")
+        above.step([*numbers, last], [*np.maximum.accumulate(values), max(values)], where="post", color=BLUE, lw=1.2)
+        above.plot(numbers, values, "o", color=BLUE, label="trial in full; the line is the best so far")
     if inner := [t for t in done if inner_of(t)]:
         low = [inner_of(t)[0]["value"] for t in inner]
-        above.vlines([t.number for t in inner], low, [t.value for t in inner], color=FULL, lw=0.8, alpha=0.6)
-        above.plot([t.number for t in inner], low, "o", mfc="white", color=FULL, label="before its inner search")
+        above.vlines([t.number for t in inner], low, [t.value for t in inner], color=BLUE, lw=0.8, alpha=0.6)
+        above.plot([t.number for t in inner], low, "o", mfc="white", color=BLUE, label="before its inner search")
     if published is not None:
-        above.axhline(published.value, color=PLAIN, ls="--", lw=1, label="published setting")
+        above.axhline(published.value, color=GREY, ls="--", lw=1, label="published setting")
     above.set_ylabel(metric)
     if done:
-        above.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
-    for state, colour, title in (
-        (TrialState.COMPLETE, FULL, "in full"),
-        (TrialState.PRUNED, EARLY, "stopped early"),
-        (TrialState.FAIL, FAILED, "failed"),
-    ):
-        some = [t for t in trials if t.state == state]
-        if some:
+        _legend(above)
+    for state, (colour, title) in STATES.items():
+        if some := [t for t in trials if t.state == state]:
             epochs = [t.user_attrs.get("epoch", 0) for t in some]
             below.bar([t.number for t in some], epochs, color=colour, label=title)
-        if some and state == TrialState.FAIL:  # one that failed at once has no bar
-            below.plot([t.number for t in some], epochs, "x", color=FAILED, clip_on=False)
+            if state == TrialState.FAIL:  # one that failed at once has no bar
+                below.plot([t.number for t in some], epochs, "x", color=colour, clip_on=False)
     below.set_ylabel("epochs")
-    below.set_xlabel("trial")
-    below.xaxis.get_major_locator().set_params(integer=True)
-    below.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    _whole(below, "trial")
+    _legend(below)
     return figure
 
 
 @_svg
 def previews(trials: Sequence[FrozenTrial]) -> Figure:
-    """What early stopping compared: the preview by epoch, a line a trial.
-
-    Args:
-        trials: those with intermediate values.
-    """
+    """The previews that early stopping compared, by epoch, a line a trial."""
     figure, axes = make_figure(9, 3)
     axis = axes[0, 0]
-    for state, colour, title in (
-        (TrialState.COMPLETE, FULL, "ran in full"),
-        (TrialState.PRUNED, EARLY, "stopped early"),
-    ):
+    for state, (colour, title) in STATES.items():
         for i, trial in enumerate(t for t in trials if t.state == state):
             # The last value of a complete trial is its result: another measure than the previews before it.
             last = trial.user_attrs.get("epoch", 0) if state == TrialState.COMPLETE else None
             points = sorted((e, v) for e, v in trial.intermediate_values.items() if e != last)
             label = title if i == 0 else None
             axis.plot([p[0] for p in points], [p[1] for p in points], ".-", color=colour, lw=1, alpha=0.8, label=label)
-    axis.set_xlabel("epoch")
+    _whole(axis, "epoch")
     axis.set_ylabel("preview")
-    axis.xaxis.get_major_locator().set_params(integer=True)
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    _legend(axis)
     return figure
 
 
-@_svg
-def importance(shares: Mapping[str, float]) -> Figure:
-    """A bar a parameter, the largest on top.
-
-    Args:
-        shares: of the variance, by label.
-    """
-    names = sorted(shares, key=shares.__getitem__)
-    figure, axes = make_figure(9, 0.5 + 0.28 * len(names))
-    axis = axes[0, 0]
-    bars = axis.barh(names, [shares[name] for name in names], color=FULL, height=0.65)
-    axis.bar_label(bars, fmt="%.2f", padding=3)
-    axis.set_xlim(0, max(1e-9, *shares.values()) * 1.1)
-    axis.set_xticks([])
-    axis.spines["bottom"].set_visible(False)
-    return figure
+def _level(choice: Any) -> str:
+    """A choice's label, a long one without its middle."""
+    text = choice if isinstance(choice, str) else json.dumps(choice)
+    return text if len(text) <= 24 else f"{text[:11]}…{text[-12:]}"
 
 
 @_svg
 def slices(trials: Sequence[FrozenTrial], score: str, best: Mapping[str, Any], published: Mapping[str, Any]) -> Figure:
-    """For each parameter a panel: value of the trial by value of the parameter, over the trials that have it.
-
-    Args:
-        trials: complete ones with at least one parameter.
-        score: what their value is.
-        best: settings of the best trial, drawn as a line.
-        published: the published ones, dashed.
-    """
+    """For each parameter a panel: score of the trial by value of the parameter, over the complete trials that have it.
+    A line marks the best setting, a dashed one the published."""
     names = list(dict.fromkeys(name for t in trials for name in t.params))
     columns = min(4, len(names))
     rows = -(-len(names) // columns)
@@ -176,20 +150,19 @@ def slices(trials: Sequence[FrozenTrial], score: str, best: Mapping[str, Any], p
         values = [decode(t.params[name]) for t in having]
         numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
         levels = [] if numeric else list(dict.fromkeys(map(_level, values)))
-        places = [float(v) if numeric else float(levels.index(_level(v))) for v in values]
-        axis.plot(places, [t.value for t in having], "o", ms=4, color=FULL, alpha=0.6)
-        for settings, colour, dashes in ((published, PLAIN, "--"), (best, FULL, "-")):
+        across = [float(v) if numeric else float(levels.index(_level(v))) for v in values]
+        axis.plot(across, [t.value for t in having], "o", ms=4, color=BLUE, alpha=0.6)
+        for settings, colour, dashes in ((published, GREY, "--"), (best, BLUE, "-")):
             if name in settings and (numeric or _level(settings[name]) in levels):
-                place = settings[name] if numeric else levels.index(_level(settings[name]))
-                axis.axvline(place, color=colour, ls=dashes, lw=1, zorder=0)
+                x = settings[name] if numeric else levels.index(_level(settings[name]))
+                axis.axvline(x, color=colour, ls=dashes, lw=1, zorder=0)
         if any(getattr(t.distributions[name], "log", False) for t in having):
             axis.set_xscale("log")
             axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
             axis.xaxis.set_minor_formatter(NullFormatter())
         elif numeric:
-            whole = all(isinstance(v, int) for v in values)
-            axis.xaxis.set_major_locator(MaxNLocator(4, integer=whole))
+            axis.xaxis.set_major_locator(MaxNLocator(4, integer=all(isinstance(v, int) for v in values)))
         else:
             axis.set_xticks(range(len(levels)), levels, fontsize=7, rotation=20)
             axis.margins(x=0.2)
@@ -204,16 +177,11 @@ def slices(trials: Sequence[FrozenTrial], score: str, best: Mapping[str, Any], p
 def scatter(
     pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], y: str, errors: Sequence[float] = ()
 ) -> Figure:
-    """A panel for each x: y against it.
-
-    Args:
-        pairs: by the name of x, numbers of the same trials.
-        y: name of y.
-        errors: standard deviations of y, where it was measured more than once.
-    """
+    """A panel for each x, by name: the numbers y of the same trials against it, with the standard deviations `errors`
+    of y where it was measured more than once."""
     figure, axes = make_figure(max(4.6, 3 * len(pairs)), 2.7, 1, len(pairs), sharey=True)
     for axis, (x, (across, up)) in zip(axes[0], pairs.items(), strict=True):
-        axis.errorbar(across, up, yerr=errors or None, fmt="o", ms=4, color=FULL, alpha=0.75, capsize=2)
+        axis.errorbar(across, up, yerr=errors or None, fmt="o", ms=4, color=BLUE, alpha=0.75, capsize=2)
         axis.set_xlabel(x)
         axis.xaxis.set_major_locator(MaxNLocator(4))
     axes[0, 0].set_ylabel(y)
@@ -221,47 +189,17 @@ def scatter(
 
 
 @_svg
-def class_bars(iou: Mapping[str, Sequence[float | None]], classes: Sequence[str], counts: Sequence[int]) -> Figure:
-    """Intersection over union by class, a row a class, the most frequent on top.
-
-    Args:
-        iou: (K,) values by series, background first; None or NaN for a class that does not occur.
-        classes: (C,) names.
-        counts: (C,) training images.
-    """
-    order = np.argsort(-np.asarray(counts), kind="stable")[::-1]
-    height = 0.8 / max(1, len(iou))
-    figure, axes = make_figure(9, 0.9 + 0.14 * len(order) * (1 + len(iou)))
-    axis = axes[0, 0]
-    for i, (name, values) in enumerate(iou.items()):
-        places = np.arange(len(order)) + 0.4 - (i + 0.5) * height
-        axis.barh(places, np.array(values, np.float64)[order + 1], height, label=name, color=_colour(name, i))
-    axis.set_yticks(np.arange(len(order)), [f"{classes[c]} ({counts[c]})" for c in order])
-    axis.set_xlabel("IoU")
-    axis.set_ylim(-0.6, len(order) - 0.4)
-    axis.grid(axis="x", lw=0.4)
-    axis.set_axisbelow(True)
-    axis.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(iou))
-    return figure
-
-
-@_svg
 def losses(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
-    """Losses by epoch, a panel a loss, a line a setting.
-
-    Args:
-        histories: by title, from `sfc.runtime.training.fit`; none of them empty.
-    """
-    first = next(iter(histories.values()))[0]
-    names = [name for name in first if name not in ("epoch", "images_per_second")]
+    """Losses by epoch, a panel a loss, a line a setting: by title its epochs' numbers, at least one epoch."""
+    names = dict.fromkeys(name for entries in histories.values() for name in entries[0])
+    names = [name for name in names if name not in ("epoch", "images_per_second")]
     figure, axes = make_figure(9, 2.2, 1, len(names))
     for axis, name in zip(axes[0], names, strict=True):
-        for i, (title, entries) in enumerate(histories.items()):
-            known = [entry for entry in entries if name in entry]
-            epochs = [entry["epoch"] for entry in known]
-            axis.plot(epochs, [e[name] for e in known], ".-", color=_colour(title, i), label=title)
+        for title, entries in histories.items():
+            own = [entry for entry in entries if name in entry]
+            axis.plot([e["epoch"] for e in own], [e[name] for e in own], ".-", color=SERIES[title], label=title)
         axis.set_title(name)
-        axis.set_xlabel("epoch")
+        _whole(axis, "epoch")
     axes[0, 0].legend()
     return figure
 

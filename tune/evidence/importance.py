@@ -14,32 +14,26 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, create_trial
 
 from tune.space.parameter import encode
-from tune.study.study import values_of
 
-STEADY = 20
-"""Trials under which the shares still move from one to the next."""
 LEAST = 4
+"""Trials below which nothing is said."""
+STEADY = 20
+"""Trials below which the shares still move from one to the next."""
 
 
 @dataclass(frozen=True)
 class Share:
-    """Of one parameter."""
+    """How much one parameter mattered."""
 
     value: float
-    """Of the variance that parameters explain, in [0, 1]."""
+    """Part of the variance that parameters explain, in [0, 1]."""
     trials: int
-    """Those that have the parameter."""
-    conditional: bool
-    """Only some trials have it, and it is judged among those: its share does not add up with the others."""
-
-
-def settings_of(trial: FrozenTrial) -> dict[str, Any]:
-    """Everything chosen in a trial, by the search and by the search inside it."""
-    return trial.user_attrs.get("settings") or values_of(trial)
+    """Number of trials that have the parameter. Where only some have it, it is judged among those, and its share does
+    not add up with the others."""
 
 
 def inner_of(trial: FrozenTrial) -> list[dict[str, Any]]:
-    """Evaluations (`values`, `value`) of the search inside a trial, the published values first; [] where none was."""
+    """Evaluations (`values`, `value`) of the search inside a trial, the published values first; [] without one."""
     return trial.user_attrs.get("inner") or []
 
 
@@ -47,23 +41,23 @@ def shares(trials: Iterable[FrozenTrial]) -> dict[str, Share]:
     """Each parameter's share of the variance of the trials' values, the largest first.
 
     fANOVA (Hutter et al., ICML 2014) as Optuna has it, seeded. PED-ANOVA, Optuna's default, knows conditional
-    parameters, but with fewer than about 30 trials it found a parameter without any effect as important as the
+    parameters, but with fewer than about 30 trials it held a parameter without any effect as important as the
     strongest one.
 
     Args:
         trials: complete ones.
 
     Returns:
-        Empty where fewer than four have a value, or all have the same. A parameter that was never varied has no share.
+        Empty where fewer than `LEAST` have a value, or all have the same. A parameter that never varied has no share.
     """
     done = [t for t in trials if t.value is not None and math.isfinite(t.value)]
     common = [name for name in (done[0].params if done else {}) if all(name in t.params for t in done)]
-    found = {name: Share(value, len(done), False) for name, value in _fanova(done, common).items()}
+    result = {name: Share(value, len(done)) for name, value in _fanova(done, common).items()}
     for name in dict.fromkeys(name for t in done for name in t.params if name not in common):
         having = [t for t in done if name in t.params]
         if (value := _fanova(having, [*common, name]).get(name)) is not None:
-            found[name] = Share(value, len(having), True)
-    return dict(sorted(found.items(), key=lambda item: -item[1].value))
+            result[name] = Share(value, len(having))
+    return dict(sorted(result.items(), key=lambda item: -item[1].value))
 
 
 def _fanova(trials: Sequence[FrozenTrial], names: Sequence[str]) -> dict[str, float]:
@@ -72,14 +66,14 @@ def _fanova(trials: Sequence[FrozenTrial], names: Sequence[str]) -> dict[str, fl
         return {}
     study = optuna.create_study(direction="maximize")
     study.add_trials(trials)
-    found = FanovaImportanceEvaluator(seed=0).evaluate(study, params=varied)
-    total = sum(found.values())
-    return {name: float(value / total) for name, value in found.items()} if total > 0 else {}
+    result = FanovaImportanceEvaluator(seed=0).evaluate(study, params=varied)
+    total = sum(result.values())
+    return {name: float(value / total) for name, value in result.items()} if total > 0 else {}
 
 
 def inner_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
-    """The evaluations of all inner searches as trials of one study; the value is less the mean of its own trial, so
-    what the outer search did is not counted."""
+    """The evaluations of all inner searches as trials of one study; each value is taken relative to the mean of its
+    own trial, so the outer search's effect is not counted."""
     pool = [
         (entry["values"], entry["value"] - statistics.mean(e["value"] for e in inner_of(trial)))
         for trial in trials

@@ -1,41 +1,39 @@
-"""An ablation's numbers as tables: Markdown, tidy CSV, LaTeX. Points are hundredths of mIoU.
+"""An ablation's numbers as data frames, written as Markdown, LaTeX and tidy CSV. Points are hundredths of mIoU.
 
 A difference is bold where the interval over seeds and the interval over images both exclude zero, and nowhere else.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 
 from sfc.scoring.metrics import frequency_thirds
+from sfc.scoring.names import PARTS, title_of
 from sfc.scoring.tally import IMAGES, read_images
-from tune.evidence.stats import COVERAGE, RESAMPLES, Interval, holm, over_images, p_value, paired
+from tune.evidence.stats import RESAMPLES, Interval, holm, over_images, paired
 
 Numbers = dict[str, Any]
-"""What numbers.json of an ablation holds; see `tune.ablate`."""
-Rows = list[list[str]]
-
-COLUMNS = {
-    "seed mIoU, select": "seed/best_miou",
-    "seed mIoU, val": "seed_val/miou",
-    "head": "seed_val/miou_head",
-    "middle": "seed_val/miou_middle",
-    "tail": "seed_val/miou_tail",
-    "pseudo-label mIoU, train": "pseudo/miou",
-    "segmentation mIoU, val": "val/miou",
-}
-STAGES = {"seed_val": "Seeds on val", "pseudo": "Pseudo-labels on train", "val": "Segmentation on val"}
-PARTS = ("", "_head", "_middle", "_tail")
+"""The content of an ablation's numbers.json; see `tune.ablate`."""
+STAGES = ("seed_val", "pseudo", "val")
+"""Prefixes of the numbers that arms are compared by: masks of their images chose no threshold."""
+TEMPLATES = Environment(
+    loader=PackageLoader("tune.evidence"),
+    autoescape=select_autoescape(["html"]),
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+OVERVIEW = ("seed/best_miou", *(f"seed_val/miou{part}" for part in PARTS), "pseudo/miou", "val/miou")
 
 
 class Bold(str):
@@ -51,7 +49,7 @@ class Difference:
     """Standard deviation over seeds; NaN for one."""
     images: Interval
     p: float
-    """Of the paired t-test, without correction."""
+    """Result of the paired t-test, without correction."""
 
     def cell(self, *, spread: bool = False) -> str:
         """The difference in points, bold where both intervals exclude zero."""
@@ -61,30 +59,34 @@ class Difference:
         return Bold(text) if self.seeds.excludes_zero and self.images.excludes_zero else text
 
 
+Differences = dict[str | int, Difference]
+"""By part of the mIoU (`""`, `_head`, ...), and by channel of a class."""
+
+
+def heading(name: str) -> str:
+    """Title of an mIoU: `val/miou_tail` -> `segmentation, val, tail`."""
+    return title_of(name) + next((part.replace("_", ", ") for part in PARTS[1:] if name.endswith(part)), "")
+
+
 def ran(numbers: Numbers, arm: str) -> dict[int, dict[str, Any]]:
     """The runs of an arm that gave numbers, by seed."""
     return {run["seed"]: run for run in numbers["arms"][arm]["runs"] if "failed" not in run}
 
 
-def others(numbers: Numbers) -> list[str]:
-    """Every arm but the reference."""
-    return [arm for arm in numbers["arms"] if arm != numbers["reference"]]
-
-
 def _value(run: dict[str, Any], stage: str, part: str | int) -> float:
-    """A part of the mIoU (`_head`), or a class by its channel; NaN where there is none."""
+    """A part of the mIoU (`_head`), or a class by its channel; NaN where the run has no such number."""
     if isinstance(part, int):
         value = run["iou"].get(stage, {part: None})[part]
         return math.nan if value is None else value
     return run["metrics"].get(f"{stage}/miou{part}", math.nan)
 
 
-def differences(numbers: Numbers, stage: str, arm: str) -> dict[str | int, Difference]:
+def differences(numbers: Numbers, stage: str, arm: str) -> Differences:
     """An arm against the reference on a stage: the mIoU, its parts, and every class by channel.
 
     Args:
         numbers: with folders that hold the counts of each image.
-        stage: of `STAGES`.
+        stage: one of `STAGES`.
         arm: another than the reference.
 
     Returns:
@@ -95,22 +97,18 @@ def differences(numbers: Numbers, stage: str, arm: str) -> dict[str | int, Diffe
     channels = range(len(numbers["classes"]))
     thirds = {f"_{name}": part for name, part in frequency_thirds(numbers["counts"]).items()}
     groups: dict[str | int, Sequence[int]] = {"": channels, **thirds, **{c: [c] for c in channels}}
-    known = [[_images(runs[seed], stage) for seed in seeds] for runs in (ours, theirs)]
-    if not seeds or any(pixels is None for runs in known for pixels in runs):
+    folders = [[Path(runs[seed]["folders"].get(stage, "/nowhere")) for seed in seeds] for runs in (ours, theirs)]
+    if not seeds or not all((folder / IMAGES).is_file() for side in folders for folder in side):
         return {}
-    images = over_images(known[0], known[1], list(groups.values()))
-    found: dict[str | int, Difference] = {}
-    for part, interval in zip(groups, images, strict=True):
+    pixels = [[read_images(folder)[1] for folder in side] for side in folders]
+    result: Differences = {}
+    for part, images in zip(groups, over_images(pixels[0], pixels[1], list(groups.values())), strict=True):
         values = np.array([_value(ours[s], stage, part) - _value(theirs[s], stage, part) for s in seeds])
         if np.isfinite(values).all():
             spread = float(values.std(ddof=1)) if len(values) > 1 else math.nan
-            found[part] = Difference(paired(values), spread, interval, p_value(values))
-    return found
-
-
-def _images(run: dict[str, Any], stage: str) -> np.ndarray | None:
-    folder = Path(run["folders"].get(stage, "/nowhere"))
-    return read_images(folder)[1] if (folder / IMAGES).is_file() else None
+            seeds_interval, p = paired(values)
+            result[part] = Difference(seeds_interval, spread, images, p)
+    return result
 
 
 def _signed(value: float) -> str:
@@ -125,7 +123,7 @@ def _probability(p: float) -> str:
     return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def _mean(values: Sequence[float]) -> str:
+def _mean(values: Iterable[float]) -> str:
     """Mean ± standard deviation in points."""
     points = 100 * np.array([v for v in values if math.isfinite(v)])
     if not len(points):
@@ -133,175 +131,120 @@ def _mean(values: Sequence[float]) -> str:
     return f"{points.mean():.1f}" + (f" ± {points.std(ddof=1):.1f}" if len(points) > 1 else "")
 
 
-def present(numbers: Numbers) -> dict[str, str]:
-    """`COLUMNS` that any run has, and the masks that each has seen."""
+def overview(numbers: Numbers) -> pd.DataFrame:
+    """Arms by numbers, mean and deviation; the first row says which masks each number has seen."""
     runs = [run for arm in numbers["arms"] for run in ran(numbers, arm).values()]
-    seen = {metric: run["supervision"][metric] for run in runs for metric in run["metrics"]}
-    return {title: seen[metric] for title, metric in COLUMNS.items() if metric in seen}
-
-
-def overview(numbers: Numbers) -> Rows:
-    """Arms by numbers, mean and deviation; under the titles the masks that each number has seen."""
-    titles = present(numbers)
-    rows = [["arm", *titles], ["masks it has seen", *titles.values()]]
+    masks = {metric: run["supervision"][metric] for run in runs for metric in run["metrics"]}
+    names = [name for name in OVERVIEW if name in masks]
+    rows = [["masks it has seen", *(masks[name] for name in names)]]
     for arm in numbers["arms"]:
-        runs = ran(numbers, arm).values()
-        rows.append([arm, *(_mean([r["metrics"].get(COLUMNS[t], math.nan) for r in runs]) for t in titles)])
-    return rows
+        own = ran(numbers, arm).values()
+        rows.append([arm, *(_mean(run["metrics"].get(name, math.nan) for run in own) for name in names)])
+    return pd.DataFrame(rows, columns=["arm", *map(heading, names)], dtype=object)
 
 
-def comparison(numbers: Numbers, stage: str, found: dict[str, dict[str | int, Difference]]) -> Rows:
+def comparison(numbers: Numbers, stage: str, by_arm: dict[str, Differences]) -> pd.DataFrame:
     """Arms by mIoU, its difference to the reference, both intervals, and p after Holm's correction over the arms."""
-    corrected = dict(zip(found, holm([d[""].p if "" in d else math.nan for d in found.values()]), strict=True))
-    rows = [["arm", "mIoU", "difference", "95 % over seeds", "95 % over images", "p (Holm)", "seeds"]]
+    corrected = holm([d[""].p if "" in d else math.nan for d in by_arm.values()])
+    rows = []
     for arm in numbers["arms"]:
-        runs = ran(numbers, arm)
-        row = [arm, _mean([_value(run, stage, "") for run in runs.values()])]
-        difference = found.get(arm, {}).get("")
-        if difference is None:
-            row += ["-"] * 4
-        else:
-            row += [difference.cell(), _range(difference.seeds), _range(difference.images)]
-            row.append(_probability(corrected[arm]))
-        rows.append([*row, str(len(runs))])
-    return rows
+        runs, cells = ran(numbers, arm), ["-"] * 4
+        if (d := by_arm.get(arm, {}).get("")) is not None:
+            cells = [d.cell(), _range(d.seeds), _range(d.images), _probability(corrected[list(by_arm).index(arm)])]
+        rows.append([arm, _mean(_value(run, stage, "") for run in runs.values()), *cells, str(len(runs))])
+    columns = ["arm", "mIoU", "difference", "95 % over seeds", "95 % over images", "p (Holm)", "seeds"]
+    return pd.DataFrame(rows, columns=columns, dtype=object)
 
 
-def by_class(numbers: Numbers, stage: str, found: dict[str, dict[str | int, Difference]]) -> Rows:
+def by_class(numbers: Numbers, stage: str, by_arm: dict[str, Differences]) -> pd.DataFrame:
     """Thirds by class frequency, then every class: the reference's IoU, and each arm's difference to it."""
-    reference = list(ran(numbers, numbers["reference"]).values())
-    rows = [["class", "images", numbers["reference"], *found]]
-    counts = ["", *map(str, numbers["counts"])]
     parts: list[tuple[str, str, str | int]] = [(part[1:], "", part) for part in PARTS[1:]]
-    parts += [(name, counts[c], c) for c, name in enumerate(numbers["classes"])]
-    for name, images, part in parts:
-        mean = _mean([_value(run, stage, part) for run in reference])
-        cells = [d[part].cell(spread=True) if part in d else "-" for d in found.values()]
-        if mean != "-" or any(cell != "-" for cell in cells):
-            rows.append([name, images, mean, *cells])
-    return rows
+    images = ["", *map(str, numbers["counts"])]
+    parts += [(name, images[c], c) for c, name in enumerate(numbers["classes"])]
+    rows = []
+    for name, count, part in parts:
+        mean = _mean(_value(run, stage, part) for run in ran(numbers, numbers["reference"]).values())
+        cells = [d[part].cell(spread=True) if part in d else "-" for d in by_arm.values()]
+        if {mean, *cells} != {"-"}:
+            rows.append([name, count, mean, *cells])
+    return pd.DataFrame(rows, columns=["class", "images", numbers["reference"], *by_arm], dtype=object)
 
 
-def by_seed(numbers: Numbers, stage: str) -> Rows:
+def by_seed(numbers: Numbers, stage: str) -> pd.DataFrame:
     """The mIoU of every run."""
-    rows = [["arm", *(f"seed {seed}" for seed in numbers["seeds"])]]
+    rows = []
     for arm in numbers["arms"]:
         runs = ran(numbers, arm)
-        rows.append([arm, *(_mean([_value(runs[s], stage, "")]) if s in runs else "-" for s in numbers["seeds"])])
-    return rows
+        rows.append([arm, *(_mean([_value(runs[s], stage, "")] if s in runs else []) for s in numbers["seeds"])])
+    return pd.DataFrame(rows, columns=["arm", *(f"seed {seed}" for seed in numbers["seeds"])], dtype=object)
 
 
-def stage_tables(numbers: Numbers) -> dict[str, dict[str, Rows]]:
-    """By stage that has masks: `comparison`, `by class` and `by seed`."""
-    tables = {}
+def tables(numbers: Numbers) -> dict[str, pd.DataFrame]:
+    """Every table by its title: the overview, then three for each stage that has masks."""
+    result = {"Overview": overview(numbers)}
     for stage in STAGES:
         if any(f"{stage}/miou" in run["metrics"] for arm in numbers["arms"] for run in ran(numbers, arm).values()):
-            found = {arm: differences(numbers, stage, arm) for arm in others(numbers)}
-            tables[stage] = {
-                "comparison": comparison(numbers, stage, found),
-                "by class": by_class(numbers, stage, found),
-                "by seed": by_seed(numbers, stage),
-            }
-    return tables
+            by_arm = {arm: differences(numbers, stage, arm) for arm in numbers["arms"] if arm != numbers["reference"]}
+            title = title_of(stage).capitalize()
+            result[f"{title}: comparison"] = comparison(numbers, stage, by_arm)
+            result[f"{title}: classes"] = by_class(numbers, stage, by_arm)
+            result[f"{title}: every run"] = by_seed(numbers, stage)
+    return result
 
 
-def markdown(rows: Rows) -> str:
-    """A Markdown table, its first row the head."""
-
-    def line(row: list[str]) -> str:
-        cells = [re.sub(r"([|*_<`\\])", r"\\\1", cell) for cell in row]
-        marked = (f"**{text}**" if isinstance(cell, Bold) else text for text, cell in zip(cells, row, strict=True))
-        return "| " + " | ".join(marked) + " |"
-
-    head, *body = rows
-    return "\n".join([line(head), "|---" + "|---:" * (len(head) - 1) + "|", *map(line, body)])
-
-
-ESCAPES = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": "$<$",
-    ">": "$>$",
-    "|": "$|$",
-    "±": r"$\pm$",
-}
-
-
-def latex(rows: Rows, caption: str) -> str:
-    """A tabular that needs no package, under a comment that says what it is."""
-
-    def cell(text: str) -> str:
-        escaped = re.sub(r"(^|(?<= ))-(?=\d)", "$-$", "".join(ESCAPES.get(c, c) for c in text))
-        return rf"\textbf{{{escaped}}}" if isinstance(text, Bold) else escaped
-
-    lines = [" & ".join(map(cell, row)) + r" \\" for row in rows]
-    columns = "l" + "r" * (len(rows[0]) - 1)
-    head = [f"% {caption}", rf"\begin{{tabular}}{{{columns}}}", r"\hline", lines[0], r"\hline"]
-    return "\n".join([*head, *lines[1:], r"\hline", r"\end{tabular}"])
-
-
-def tidy(numbers: Numbers) -> str:
-    """CSV: a row an arm, seed, metric and class (empty for a mean), with the masks that it has seen."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["arm", "seed", "metric", "class", "value", "supervision"])
+def tidy(numbers: Numbers) -> pd.DataFrame:
+    """Every number: a row an arm, seed, metric and class (empty for a mean), with the masks that it has seen."""
+    rows: list[tuple[Any, ...]] = []
     for arm in numbers["arms"]:
         for seed, run in ran(numbers, arm).items():
-            for metric, value in run["metrics"].items():
-                writer.writerow([arm, seed, metric, "", value, run["supervision"][metric]])
+            rows += [(arm, seed, name, "", value, run["supervision"][name]) for name, value in run["metrics"].items()]
             for stage, iou in run["iou"].items():
-                seen = run["supervision"][f"{stage}/miou"]
-                for name, value in zip(numbers["classes"], iou, strict=True):
-                    writer.writerow([arm, seed, f"{stage}/iou", name, "" if value is None else value, seen])
-    return text.getvalue()
+                masks, classes = run["supervision"][f"{stage}/miou"], zip(numbers["classes"], iou, strict=True)
+                rows += [(arm, seed, f"{stage}/iou", name, value, masks) for name, value in classes]
+    return pd.DataFrame(rows, columns=["arm", "seed", "metric", "class", "value", "supervision"])
+
+
+def _escaped(table: pd.DataFrame, escape: Callable[[str], str], bold: str) -> pd.DataFrame:
+    """Names and cells escaped, bold ones put into the format `bold`."""
+    cells = table.map(lambda cell: bold.format(escape(cell)) if isinstance(cell, Bold) else escape(cell))
+    return cells.set_axis([escape(name) for name in table.columns], axis=1)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown shows as it is."""
+    return re.sub(r"([]\\`*_{}[<>&|$~])", r"\\\1", text)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A Markdown table; names are escaped."""
+    align = ["left", *["right"] * (len(table.columns) - 1)] if len(table) else None
+    return _escaped(table, _plain, "**{}**").to_markdown(index=False, disable_numparse=True, colalign=align)
+
+
+ESCAPES = str.maketrans(
+    {c: f"\\{c}" for c in "&%$#_{}"}
+    | {c: f"${c}$" for c in "<>|"}
+    | {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$"}
+)
+
+
+def latex(table: pd.DataFrame, caption: str) -> str:
+    """A tabular that needs no package, under a comment that says what it is; names are escaped."""
+    minus = r"(^|(?<= ))-(?=\d)"
+    cells = _escaped(table, lambda text: re.sub(minus, "$-$", text.translate(ESCAPES)), r"\textbf{{{}}}")
+    text = cells.to_latex(index=False, escape=False, column_format="l" + "r" * (len(table.columns) - 1))
+    return f"% {caption}\n" + re.sub(r"^\\(top|mid|bottom)rule$", r"\\hline", text, flags=re.MULTILINE).strip()
 
 
 def document(numbers: Numbers) -> str:
     """The Markdown document: command, how it was measured, tables, settings of the arms."""
-    reference, n = numbers["reference"], len(numbers["seeds"])
-    held = (
-        f" With {n} seeds it holds the true difference in about {COVERAGE[n]} % of the cases." if n in COVERAGE else ""
-    )
-    intervals = (
-        f"Differences are to `{reference}`, paired by seed; classes show them ± their standard deviation. Intervals at "
-        f"95 %: over seeds by bootstrap, widened for few seeds.{held} Over images from {RESAMPLES:,} draws of the "
-        f"scored images, the same for both arms and all seeds. p: paired t-test, with Holm's correction over the "
-        f"{len(others(numbers))} arms of a table. Bold: both intervals exclude zero."
-        if n > 1
-        else f"Differences are to `{reference}`. One seed only: there is no interval over seeds and no p, and "
-        "nothing is bold."
-    )
-    parts = [
-        f"Command: `{numbers['command']}` (commit {numbers['commit']}, torch {numbers['torch']}).",
-        f"{'Mean ± standard deviation over' if n > 1 else 'From'} {n} seed{'s' * (n > 1)} "
-        f"({', '.join(map(str, numbers['seeds']))}), in points. "
-        "Every arm has the same seeds, data and order of the data. Each run's background threshold is the best one on "
-        "the masks of the select split; the first row says which masks a number has seen. Two runs with the same seed "
-        "on the same machine give the same numbers.",
-        markdown(overview(numbers)),
-        intervals,
-    ]
-    for stage, tables in stage_tables(numbers).items():
-        parts += [f"## {STAGES[stage]}", *map(markdown, tables.values())]
-    failed = [
-        f"- {arm}, seed {run['seed']}: {run['failed']}"
-        for arm, entry in numbers["arms"].items()
-        for run in entry["runs"]
-        if "failed" in run
-    ]
-    if failed:
-        parts += ["## Runs that failed, and are in no number", "\n".join(failed)]
-    changes = [
-        f"- {arm}: " + (", ".join(f"`{k}: {json.dumps(v)}`" for k, v in entry["changes"].items()) or "the reference")
-        for arm, entry in numbers["arms"].items()
-    ]
-    return "\n\n".join([*parts, "## Settings that differ from the reference", "\n".join(changes)])
+    written = {title: markdown(table) for title, table in tables(numbers).items()}
+    template = TEMPLATES.get_template("ablation.md")
+    return template.render(
+        numbers=numbers, tables=written, draws=f"{RESAMPLES:,}", plain=_plain, json=json.dumps
+    ).strip()
 
 
 def latex_document(numbers: Numbers) -> str:
     """Every table of the document as a tabular."""
-    parts = [latex(overview(numbers), "Mean and standard deviation, in points")]
-    for stage, tables in stage_tables(numbers).items():
-        parts += [latex(rows, f"{STAGES[stage]}, {name}") for name, rows in tables.items()]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(latex(table, f"{title}, in points") for title, table in tables(numbers).items()) + "\n"

@@ -34,7 +34,7 @@ def words(source: str) -> list[str]:
     return [t.text or "" for t in ElementTree.fromstring(opened(source)).iter("{http://www.w3.org/2000/svg}text")]
 
 
-def trial(value: float | None, state: TrialState = TrialState.COMPLETE, **given: Any) -> FrozenTrial:
+def trial(value: float | None, state: TrialState = TrialState.COMPLETE, **more: Any) -> FrozenTrial:
     return create_trial(
         state=state,
         value=value,
@@ -44,8 +44,8 @@ def trial(value: float | None, state: TrialState = TrialState.COMPLETE, **given:
             "a.kind": CategoricalDistribution([HOSTILE, "[0.5]", None]),
             "a.count": IntDistribution(0, 4),
         },
-        user_attrs={"epoch": given.get("epoch", 4)},
-        intermediate_values=given.get("previews", {}),
+        user_attrs={"epoch": more.get("epoch", 4)},
+        intermediate_values=more.get("previews", {}),
     )
 
 
@@ -63,7 +63,7 @@ def test_history_tells_the_three_kinds_apart() -> None:
 
 
 def test_the_same_chart_twice_is_the_same_bytes() -> None:
-    assert charts.importance({"a": 0.7, "b": 0.3}) == charts.importance({"a": 0.7, "b": 0.3})
+    assert charts.scatter({"a": ([1, 2], [3, 4])}, "b") == charts.scatter({"a": ([1, 2], [3, 4])}, "b")
 
 
 def test_the_result_of_a_complete_trial_is_no_preview() -> None:
@@ -74,12 +74,23 @@ def test_the_result_of_a_complete_trial_is_no_preview() -> None:
 def test_what_is_hostile_to_matplotlib_is_drawn_as_it_is() -> None:
     shown = words(charts.slices(numbered(trial(0.5), trial(0.6)), "score", {"a.kind": HOSTILE}, {"a.kind": None}))
     assert HOSTILE in shown and {"a.lr", "a.kind", "a.count", "score"} <= set(shown)
-    assert HOSTILE in words(charts.importance({HOSTILE: 1.0}))
+    assert HOSTILE in words(charts.scatter({HOSTILE: ([1], [2])}, "b"))
 
 
-def test_classes_stand_by_frequency() -> None:
-    shown = words(charts.class_bars({"published": [0.9, 0.1, 0.2, 0.3]}, ["rare", "common", "some"], [1, 30, 5]))
-    assert [w for w in shown if "(" in w] == ["rare (1)", "some (5)", "common (30)"]  # from below
+def test_a_long_choice_loses_its_middle() -> None:
+    shown = words(charts.slices(numbered(trial(0.5), trial(0.6)), "score", {}, {}))
+    assert HOSTILE in shown and len(HOSTILE) <= 24
+    long = create_trial(
+        value=0.5,
+        params={"a": f"/data/{'x' * 90}/one.pth"},
+        distributions={"a": CategoricalDistribution([f"/data/{'x' * 90}/one.pth"])},
+    )
+    assert "/data/xxxxx…xxxx/one.pth" in words(charts.slices(numbered(long), "score", {}, {}))
+
+
+def test_one_epoch_has_one_tick() -> None:
+    shown = words(charts.losses({"best": [{"epoch": 1.0, "total": 2.0}]}))
+    assert "0.96" not in shown and "1" in shown
 
 
 def test_losses_have_a_panel_each() -> None:

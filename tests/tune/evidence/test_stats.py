@@ -8,7 +8,7 @@ from scipy.stats import ttest_rel
 
 from sfc.scoring.metrics import iou_of
 from tune.evidence import stats
-from tune.evidence.stats import Interval, holm, kendall, over_images, p_value, paired
+from tune.evidence.stats import Interval, holm, kendall, over_images, paired
 
 
 def counts(rng: np.random.Generator, images: int = 6, classes: int = 3) -> np.ndarray:
@@ -19,40 +19,42 @@ def counts(rng: np.random.Generator, images: int = 6, classes: int = 3) -> np.nd
     return pixels.astype(np.uint32)
 
 
-def test_five_seeds_hold_the_true_mean_nearly_always(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(stats, "SEED_RESAMPLES", 999)
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_the_interval_holds_the_true_mean_in_95_of_100_cases(seeds: int) -> None:
+    rng, cases = np.random.default_rng(0), 2000
+    intervals = [paired(rng.normal(3.0, 1.0, seeds))[0] for _ in range(cases)]
+    error = math.sqrt(0.95 * 0.05 / cases)
+    assert np.mean([i.low <= 3.0 <= i.high for i in intervals]) == pytest.approx(0.95, abs=3 * error)
+
+
+@pytest.mark.parametrize("seeds", [2, 3, 5, 20])
+def test_interval_and_p_say_the_same(seeds: int) -> None:
     rng = np.random.default_rng(0)
-    found = [paired(rng.normal(3.0, 1.0, 5)) for _ in range(300)]
-    assert 0.88 < np.mean([i.low <= 3.0 <= i.high for i in found]) < 0.98
-
-
-def test_the_interval_lies_within_the_differences_around_their_mean() -> None:
-    found = paired([0.01, 0.02, 0.03, 0.05, 0.02])
-    assert found.value == pytest.approx(0.026)
-    assert 0.01 <= found.low < found.value < found.high <= 0.05
-    assert found == paired([0.01, 0.02, 0.03, 0.05, 0.02])
-    assert found.excludes_zero
-    assert not paired([-0.01, 0.02, 0.03, 0.05, 0.02]).excludes_zero
+    results = [paired(rng.normal(mean, 1.0, seeds)) for mean in (0.0, 1.0, 3.0, -30.0) for _ in range(100)]
+    assert [interval.excludes_zero for interval, _ in results] == [p < 0.05 for _, p in results]
+    assert {p < 0.05 for _, p in results} == {True, False}
 
 
 def test_one_seed_has_no_interval() -> None:
-    found = paired([0.3])
-    assert found.value == 0.3 and math.isnan(found.low) and not found.excludes_zero
-    assert math.isnan(p_value([0.3]))
+    interval, p = paired([0.3])
+    assert interval.value == 0.3 and math.isnan(interval.low) and not interval.excludes_zero
+    assert math.isnan(p)
 
 
 @pytest.mark.parametrize("value", [0.0, 0.25, -0.1])
 def test_equal_differences_have_an_interval_of_no_width(value: float) -> None:
-    found = paired([value] * 5)
-    assert found.low == found.high == found.value == pytest.approx(value)
-    assert found.excludes_zero == (value != 0)
-    assert p_value([value] * 5) == (value == 0)
+    interval, p = paired([value] * 5)
+    assert interval.low == interval.high == interval.value == pytest.approx(value)
+    assert interval.excludes_zero == (value != 0)
+    assert p == (value == 0)
 
 
 def test_p_is_that_of_the_paired_test() -> None:
     rng = np.random.default_rng(0)
     one, two = rng.normal(size=(2, 5))
-    assert p_value(one - two) == pytest.approx(ttest_rel(one, two).pvalue)
+    interval, p = paired(one - two)
+    assert p == pytest.approx(ttest_rel(one, two).pvalue)
+    assert interval.value == pytest.approx((one - two).mean()) and interval.low < interval.value < interval.high
 
 
 def test_holm_on_a_known_example() -> None:

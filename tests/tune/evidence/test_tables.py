@@ -2,25 +2,19 @@
 
 import csv
 import io
+import re
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
+from markdown_it import MarkdownIt
 
 from sfc.scoring.metrics import iou_of, summarise_pixels
 from sfc.scoring.tally import IMAGES
-from tune.evidence.tables import (
-    Bold,
-    comparison,
-    differences,
-    document,
-    latex,
-    latex_document,
-    markdown,
-    stage_tables,
-    tidy,
-)
+from tune.evidence.tables import Bold, differences, document, latex, latex_document, markdown, tables, tidy
 
 COUNTS = [30, 20, 10]
 SEEDS = [11, 12, 13, 14, 15]
@@ -66,14 +60,14 @@ def ablation(tmp_path: Path, wrong: dict[str, float], seeds: list[int] = SEEDS) 
 
 def test_bold_is_what_both_intervals_hold_apart_from_zero(tmp_path: Path) -> None:
     numbers = ablation(tmp_path, {"full": 0.1, "same": 0.1, "worse": 0.4})
-    rows = stage_tables(numbers)["seed_val"]["comparison"]
-    assert [row[0] for row in rows] == ["arm", "full", "same", "worse"]
-    assert rows[2][2] == "+0.0" and not isinstance(rows[2][2], Bold)
-    assert isinstance(rows[3][2], Bold) and float(rows[3][2]) < -5
+    rows = tables(numbers)["Seeds, val: comparison"].set_index("arm").difference
+    assert list(rows.index) == ["full", "same", "worse"]
+    assert rows["same"] == "+0.0" and not isinstance(rows["same"], Bold)
+    assert isinstance(rows["worse"], Bold) and float(rows["worse"]) < -5
     text = document(numbers)
-    assert "| **-" in text and text.count("**") == 2 * sum(
-        isinstance(c, Bold) for t in stage_tables(numbers)["seed_val"].values() for r in t for c in r
-    )
+    bold = sum(isinstance(cell, Bold) for table in tables(numbers).values() for cell in table.to_numpy().flat)
+    assert " **-" in text and text.count("**") == 2 * bold
+    assert latex_document(numbers).count(r"\textbf{") == bold
 
 
 def test_one_interval_is_not_enough_for_bold(tmp_path: Path) -> None:
@@ -102,8 +96,7 @@ def test_p_is_corrected_over_the_arms(tmp_path: Path) -> None:
     both = ablation(tmp_path / "2", {"full": 0.1, "a": 0.103, "b": 0.103})
 
     def p(numbers: dict[str, Any]) -> float:
-        found = {arm: differences(numbers, "seed_val", arm) for arm in list(numbers["arms"])[1:]}
-        return float(comparison(numbers, "seed_val", found)[2][5].removeprefix("< "))
+        return float(tables(numbers)["Seeds, val: comparison"]["p (Holm)"][1].removeprefix("< "))
 
     assert p(both) >= p(alone)
 
@@ -115,11 +108,11 @@ def test_one_seed_has_no_interval_and_nothing_bold(tmp_path: Path) -> None:
 
 def test_failed_runs_are_named_and_their_seeds_left_out_on_both_sides(tmp_path: Path) -> None:
     numbers = ablation(tmp_path, {"full": 0.1, "worse": 0.4})
-    numbers["arms"]["worse"]["runs"][0] = {"seed": 11, "failed": "the loss is not finite"}
-    assert "- worse, seed 11: the loss is not finite" in document(numbers)
-    rows = stage_tables(numbers)["seed_val"]
-    assert [row[-1] for row in rows["comparison"][1:]] == ["5", "4"]
-    assert rows["by seed"][2][1] == "-"
+    numbers["arms"]["worse"]["runs"][0] = {"seed": 11, "failed": "the *loss* is not finite"}
+    assert r"- worse, seed 11: the \*loss\* is not finite" in document(numbers)
+    made = tables(numbers)
+    assert list(made["Seeds, val: comparison"]["seeds"]) == ["5", "4"]
+    assert made["Seeds, val: every run"]["seed 11"][1] == "-"
     pairs = zip(*(numbers["arms"][arm]["runs"][1:] for arm in ("worse", "full")), strict=True)
     expected = np.mean([a["metrics"]["seed_val/miou"] - b["metrics"]["seed_val/miou"] for a, b in pairs])
     assert differences(numbers, "seed_val", "worse")[""].seeds.value == pytest.approx(expected)
@@ -135,14 +128,14 @@ def test_nothing_but_failures_is_still_a_document(tmp_path: Path) -> None:
 
 def test_what_no_run_has_is_left_out(tmp_path: Path) -> None:
     text = document(ablation(tmp_path, {"full": 0.1, "worse": 0.4}))
-    assert "seed mIoU, val" in text and "Seeds on val" in text
-    assert "pseudo" not in text.lower() and "segmentation" not in text.lower() and "mIoU, select" not in text
+    assert "seeds, val, tail |" in text and "## Seeds, val: classes" in text
+    assert "pseudo" not in text.lower() and "segmentation" not in text.lower() and "seeds, select" not in text
 
 
 def test_the_csv_is_tidy(tmp_path: Path) -> None:
     numbers = ablation(tmp_path, {"full": 0.1, "with, comma": 0.4})
     numbers["arms"]["full"]["runs"][0]["iou"]["seed_val"][2] = None
-    rows = list(csv.DictReader(io.StringIO(tidy(numbers))))
+    rows = list(csv.DictReader(io.StringIO(tidy(numbers).to_csv(index=False))))
     assert list(rows[0]) == ["arm", "seed", "metric", "class", "value", "supervision"]
     assert {row["arm"] for row in rows} == {"full", "with, comma"}
     assert {row["supervision"] for row in rows} == {"held-out masks"}
@@ -152,14 +145,28 @@ def test_the_csv_is_tidy(tmp_path: Path) -> None:
     assert float(whole["value"]) == numbers["arms"]["full"]["runs"][0]["metrics"]["seed_val/miou"]
 
 
-def test_markdown_escapes_what_would_break_a_table() -> None:
-    lines = markdown([["arm", "mIoU"], ["a|b_c*", Bold("+1.0")]]).splitlines()
-    assert lines[2] == r"| a\|b\_c\* | **+1.0** |"
+HOSTILE = "50 % & a_b {x} \\ ~^#$ | *c* <b>`[d](e)"
+
+
+def test_markdown_shows_names_as_they_are() -> None:
+    text = markdown(pd.DataFrame([[HOSTILE, Bold("+1.0")], ["&amp;", "< 0.001"]], columns=[HOSTILE, "p"], dtype=object))
+    html = MarkdownIt("commonmark", {"html": False}).enable("table").render(text)
+    cells = [re.sub("<.*?>", "", cell) for cell in re.findall("<t[dh].*?>(.*)</t[dh]>", html)]
+    assert [unescape(cell) for cell in cells] == [HOSTILE, "p", HOSTILE, "+1.0", "&amp;", "< 0.001"]
+    assert html.count("<strong>+1.0</strong>") == html.count("strong>") / 2 == 1
+    assert "<em>" not in html and "<code>" not in html and "<a " not in html
+
+
+def test_arms_may_be_called_as_columns_are(tmp_path: Path) -> None:
+    numbers = ablation(tmp_path, {"class": 0.1, "images": 0.4})
+    assert list(tables(numbers)["Seeds, val: classes"].columns) == ["class", "images", "class", "images"]
+    assert document(numbers) and latex_document(numbers)
 
 
 def test_latex_escapes_names_and_needs_no_package() -> None:
-    text = latex([["arm", "p"], ["50 % & a_b {x} \\ ~^#$", "< 0.001"], ["c", Bold("-1.2 ± 0.3")]], "what")
+    table = pd.DataFrame([["50 % & a_b {x} \\ ~^#$", "< 0.001"], ["c|", Bold("-1.2 ± 0.3")]], dtype=object)
+    text = latex(table.set_axis(["arm_1", "p"], axis=1), "title")
     assert r"50 \% \& a\_b \{x\} \textbackslash{} \textasciitilde{}\textasciicircum{}\#\$ & $<$ 0.001 \\" in text
-    assert r"c & \textbf{$-$1.2 $\pm$ 0.3} \\" in text
-    assert text.startswith("% what\n\\begin{tabular}{lr}") and text.endswith(r"\end{tabular}")
-    assert "rule" not in text.replace("\\hline", "")
+    assert r"c$|$ & \textbf{$-$1.2 $\pm$ 0.3} \\" in text
+    assert text.startswith("% title\n\\begin{tabular}{lr}\n\\hline\narm\\_1 & p") and text.endswith(r"\end{tabular}")
+    assert "rule" not in text
