@@ -43,11 +43,12 @@ def prefix_of(name: str) -> str:
 
 
 def split_of(name: str, data: Data) -> str:
-    """The split on which a number is measured, from its name or prefix alone."""
-    return str(getattr(data, MEASURES[prefix_of(name)].split))
+    """The split on which a number is measured, from its name or prefix alone; one of the user's own is on select."""
+    measure = MEASURES.get(prefix_of(name))
+    return str(getattr(data, measure.split if measure else "select"))
 
 
 def title_of(name: str) -> str:
     """`pseudo/miou` -> `pseudo-labels, train`: what was measured, and the role of the split."""
-    measure = MEASURES[prefix_of(name)]
-    return f"{measure.title}, {measure.split}"
+    measure = MEASURES.get(prefix_of(name))
+    return f"{measure.title}, {measure.split}" if measure else name
