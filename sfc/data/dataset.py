@@ -16,7 +16,7 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from sfc.data.images import VOID, find_image, read_image, read_mask
+from sfc.data.images import VOID, find_image, open_image, read_image, read_mask
 from sfc.errors import UserError
 
 LabelSource = Literal["csv", "xml", "masks"]
@@ -80,7 +80,7 @@ class Dataset:
         """(H, W) uint8. Raises OSError where it can't be read, UserError where it does not fit classes or image."""
         mask = read_mask(self.mask_path(name))
         if (image := find_image(self.root / "JPEGImages", name)) is not None:
-            with Image.open(image) as header:  # its size; the pixels are not decoded
+            with open_image(image) as header:
                 size = header.size
             if mask.shape[::-1] != size:
                 raise UserError(
