@@ -20,6 +20,44 @@ from sfc.data.images import VOID, find_image, open_image, read_image, read_mask
 from sfc.errors import UserError
 
 LabelSource = Literal["csv", "xml", "masks"]
+LONGEST_NAME = 200
+"""Bytes in an image's name; file systems take 255, and the stages append suffixes."""
+
+
+def read_lines(path: Path) -> dict[int, str]:
+    """Lines of a text file that are not blank, without surrounding spaces, by number from 1.
+
+    Raises:
+        UserError: not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Excel marks its files
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
+    return {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
+
+
+def read_ids(path: Path) -> tuple[str, ...]:
+    """Image names in a list, one a line. They become names of files that are read and written, so none may lead out of
+    its folder.
+
+    Raises:
+        UserError: a name that has `/` or `..`, is too long for a file's name, or stands in the list twice.
+    """
+    lines: dict[str, int] = {}
+    for number, name in read_lines(path).items():
+        where = f"{path}:{number}"
+        if "/" in name or ".." in name:
+            kind = "an absolute path" if name.startswith("/") else "a path" if "/" in name else "a name with `..`"
+            raise UserError(f"{where}: {name} is {kind}; an image's name is that of its file in JPEGImages alone")
+        if len(name.encode()) > LONGEST_NAME:
+            raise UserError(
+                f"{where}: {name[:20]}... has {len(name.encode())} bytes, at most {LONGEST_NAME} are allowed"
+            )
+        if name in lines:
+            raise UserError(f"{where}: {name} stands there twice, first in line {lines[name]}")
+        lines[name] = number
+    return tuple(lines)
 
 
 @dataclass(frozen=True)
@@ -98,18 +136,14 @@ class Dataset:
         """Names in a split's list.
 
         Raises:
-            UserError: there is no such list, or it is empty or names an image twice.
+            UserError: there is no such list, it is empty, or `read_ids` refuses it.
         """
         path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
-        if not path.is_file():
-            known = ", ".join(self.split_names()) or "none"
-            raise UserError(f"{path}: no such split; the data has: {known}")
-        ids = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+        if split not in self.split_names():
+            raise UserError(f"{path}: no such split; the data has: {', '.join(self.split_names()) or 'none'}")
+        ids = read_ids(path)
         if not ids:
             raise UserError(f"{path}: the split names no image")
-        if len(set(ids)) < len(ids):
-            twice = next(name for i, name in enumerate(ids) if name in ids[:i])
-            raise UserError(f"{path}: {twice} stands there twice")
         return ids
 
     @cached_property
@@ -252,8 +286,7 @@ def open_folder(root: Path, *, skip_broken: bool = False, cache: Path | None = N
         raise UserError(f"data.root: {root}/ImageSets/Segmentation, which lists the splits, is missing")
     if not (root / "classes.txt").is_file():
         raise UserError(f"data.root: {root}/classes.txt is missing: one foreground class a line, in mask order from 1")
-    lines = (root / "classes.txt").read_text(encoding="utf-8-sig").splitlines()
-    classes = tuple(line.strip() for line in lines if line.strip())
+    classes = tuple(read_lines(root / "classes.txt").values())
     if not classes or len(set(classes)) < len(classes) or len(classes) > 254:
         raise UserError(f"{root}/classes.txt: needs 1 to 254 different names, has {list(classes)[:10]}")
     return Dataset(root.resolve(), classes, skip_broken, cache)

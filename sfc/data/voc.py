@@ -16,6 +16,7 @@ keep beside SegmentationClass (12,031 PNG masks of the same images) will do.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,7 +24,7 @@ from xml.etree import ElementTree
 import numpy as np
 from scipy.io import loadmat
 
-from sfc.data.dataset import Dataset, open_folder
+from sfc.data.dataset import Dataset, open_folder, read_ids
 from sfc.data.images import write_mask
 from sfc.data.prepared import MASKS, Found, Known, link, prepared_folder, publish, require, verify, write_lists
 from sfc.errors import UserError
@@ -61,10 +62,6 @@ KNOWN = Known(
 PARTS = ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation")
 
 
-def _names(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-
-
 def _augmented(root: Path) -> tuple[dict[str, Path], set[str]]:
     """Masks beyond VOC's own, by image, and the names of all images that belong to them.
 
@@ -76,7 +73,7 @@ def _augmented(root: Path) -> tuple[dict[str, Path], set[str]]:
     if pngs is not None:
         masks |= {path.stem: path for path in pngs.glob("*.png")}
     if all((sbd / f"{split}.txt").is_file() for split in ("train", "val")) and (sbd / "cls").is_dir():
-        names = {*_names(sbd / "train.txt"), *_names(sbd / "val.txt")}
+        names = {*read_ids(sbd / "train.txt"), *read_ids(sbd / "val.txt")}
         return masks | {path.stem: path for path in (sbd / "cls").glob("*.mat")}, names
     if not masks:
         raise UserError(
@@ -114,7 +111,7 @@ def prepare_voc(root: Path) -> Path:
     voc = root / VOC
     lists = {split: f"ImageSets/Segmentation/{split}.txt" for split in ("train", "val")}
     require(voc, (*PARTS, *lists.values()), f"Expected below {root}: {VOC} as distributed; --download fetches it")
-    splits: dict[str, list[str]] = {split: _names(voc / path) for split, path in lists.items()}
+    splits: dict[str, Sequence[str]] = {split: read_ids(voc / path) for split, path in lists.items()}
     splits["trainval"] = sorted({*splits["train"], *splits["val"]})
     masks, names = _augmented(root)
     splits["train_aug"] = sorted({*splits["train"], *names} - {*splits["val"]})
@@ -136,7 +133,7 @@ def prepare_voc(root: Path) -> Path:
     return publish(prepared_folder(root, "voc"), _made_from(splits, [masks[name] for name in rest]), build)
 
 
-def _made_from(splits: dict[str, list[str]], masks: list[Path]) -> dict[str, Any]:
+def _made_from(splits: dict[str, Sequence[str]], masks: list[Path]) -> dict[str, Any]:
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in masks]
     content = hashlib.sha256(repr((splits, files)).encode()).hexdigest()
     return {"rule": VERSION, "content": content}

@@ -222,3 +222,15 @@ def test_trainval_can_not_choose_what_val_reports(voc_root: Root) -> None:
     prepare_voc(root)
     with pytest.raises(UserError, match=r"data\.select: the split trainval has 1 images of val"):
         open_dataset(Data(format="voc", root=str(root), train="train_aug", select="trainval"))
+
+
+@pytest.mark.parametrize(
+    "file", ["VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", "benchmark_RELEASE/dataset/val.txt"]
+)
+def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_written(voc_root: Root, file: str) -> None:
+    root = voc_root()
+    with (root / file).open("a") as names:
+        names.write("../../escaped\n")
+    with pytest.raises(UserError, match=r"val\.txt:\d+: \.\./\.\./escaped is a path"):
+        prepare_voc(root)
+    assert not (root / "prepared").exists()
