@@ -148,17 +148,7 @@ class Dataset:
 
     @cached_property
     def _csv(self) -> dict[str, list[str]]:
-        path = self.root / "image_labels.csv"
-        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel marks its files
-            rows = csv.DictReader(file)
-            if not {"image", "labels"} <= set(rows.fieldnames or ()):
-                raise UserError(f"{path}:1: the columns must be `image,labels`, found {rows.fieldnames}")
-            found = {}
-            for row in rows:
-                if row["labels"] is None:
-                    raise UserError(f"{path}:{rows.line_num}: no labels for {row['image']}")
-                found[row["image"]] = row["labels"].split()
-            return found
+        return _read_labels(self.root / "image_labels.csv")
 
     def _label_names(self, name: str) -> list[str]:
         source = self.label_source
@@ -265,6 +255,36 @@ class Dataset:
         return ""
 
 
+def _read_labels(path: Path) -> dict[str, list[str]]:
+    """Labels by image from a CSV file with the columns image and labels; further columns are not read.
+
+    Raises:
+        UserError: another header, a row with too few or too many cells, two rows for one image, or no text.
+    """
+    lines: dict[str, int] = {}
+    labels: dict[str, list[str]] = {}
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel marks its files
+            rows = csv.DictReader(file, restkey="further cells")
+            if not {"image", "labels"} <= set(rows.fieldnames or ()):
+                raise UserError(f"{path}:1: the columns must be `image,labels`, found {rows.fieldnames}")
+            for row in rows:
+                where, name = f"{path}:{rows.line_num}", row["image"]
+                if row["labels"] is None:
+                    raise UserError(f"{where}: no labels for {name}")
+                if "further cells" in row:
+                    raise UserError(
+                        f"{where}: the row of {name} has more cells than the header; labels are separated by spaces, "
+                        "not by commas"
+                    )
+                if name in lines:
+                    raise UserError(f"{where}: a second row for {name}; the first is line {lines[name]}")
+                lines[name], labels[name] = rows.line_num, row["labels"].split()
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a CSV file in UTF-8 ({error})") from None
+    return labels
+
+
 def _remember(memory: Path, value: dict[str, str]) -> None:
     memory.parent.mkdir(parents=True, exist_ok=True)
     partial = memory.with_suffix(f".{os.getpid()}")
@@ -276,7 +296,7 @@ def open_folder(root: Path, *, skip_broken: bool = False, cache: Path | None = N
     """The data set in a folder.
 
     Raises:
-        UserError: the folder is missing, or lacks its images, lists or classes.
+        UserError: the folder is missing, or lacks its images, lists or classes, or image_labels.csv can't be read.
     """
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}")
@@ -289,4 +309,7 @@ def open_folder(root: Path, *, skip_broken: bool = False, cache: Path | None = N
     classes = tuple(read_lines(root / "classes.txt").values())
     if not classes or len(set(classes)) < len(classes) or len(classes) > 254:
         raise UserError(f"{root}/classes.txt: needs 1 to 254 different names, has {list(classes)[:10]}")
-    return Dataset(root.resolve(), classes, skip_broken, cache)
+    data = Dataset(root.resolve(), classes, skip_broken, cache)
+    if data.label_source == "csv":
+        _ = data._csv  # its errors now, once, and not with each image
+    return data

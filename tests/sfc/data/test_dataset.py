@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -187,6 +188,37 @@ def test_a_csv_of_another_form_is_refused_in_words(voc: Voc, text: str) -> None:
     root = voc({"a": pixels()}, csv={})
     (root / "image_labels.csv").write_text(text)
     assert "image_labels.csv" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,labels\na,cat\nb,cat,dog\nc,\n", r"csv:3: the row of b has more cells .* separated by spaces"),
+        ("image,labels\r\na,cat\r\nb,cat,\r\nc,\r\n", r"csv:3: the row of b has more cells"),
+        ("image,labels,by\na,cat,Ann\nb,cat,dog,Ann\nc,,Bob\n", r"csv:3: the row of b has more cells"),
+        ('image,labels\na,"cat,dog",dog\n', r"csv:2: the row of a has more cells"),
+        ("image,labels\na,cat\nb,cat\n\na,cat\nc,\n", r"csv:5: a second row for a; the first is line 2"),
+        ("image,labels\na,cat\nb,cat\na,dog\n", r"csv:4: a second row for a; the first is line 2"),
+    ],
+)
+def test_a_row_with_too_many_cells_or_a_second_one_is_refused_with_its_line(voc: Voc, text: str, words: str) -> None:
+    root = voc(IMAGES, csv={})
+    (root / "image_labels.csv").write_bytes(text.encode())
+    message = refusal(root)
+    assert re.search(words, message) and str(root) in message
+
+
+def test_further_columns_under_a_header_are_left_alone(voc: Voc) -> None:
+    root = voc(IMAGES, csv={})
+    (root / "image_labels.csv").write_text('by,image,labels\nAnn,a,cat\nBob,b,"cat dog"\n,c,\n')
+    assert open_folder(root).split("train").labels.tolist() == [[1, 0], [1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("content", [b"image,labels\na,caf\xe9\n", b"\xff\xfei\x00m\x00"])
+def test_a_csv_that_is_not_utf_8_is_refused_in_words(voc: Voc, content: bytes) -> None:
+    root = voc(IMAGES, csv={})
+    (root / "image_labels.csv").write_bytes(content)
+    assert "image_labels.csv: not a CSV file in UTF-8" in refusal(root)
 
 
 def test_a_broken_xml_is_named(voc: Voc) -> None:
