@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from sfc.config import plugins
 from sfc.method.weighting import Weighting
 
 SETTINGS_VERSION = 1
@@ -43,6 +44,19 @@ def _named_scales(value: object) -> object:
 
 TestScales = Annotated[Scales, BeforeValidator(_named_scales)]
 
+FORMATS = ("synthetic", "folder", "voc", "coco14", "coco17")
+
+
+def _format(value: str) -> str:
+    if value not in FORMATS and not plugins.is_path(value):
+        known = ", ".join(FORMATS)
+        text = "Input should be {known}, or module:function for a format of your own"
+        raise PydanticCustomError("unknown_format", text, {"known": known})
+    return value
+
+
+Format = Annotated[str, AfterValidator(_format)]
+
 
 class Section(BaseModel):
     """A frozen group of settings without room for unknown names."""
@@ -71,8 +85,9 @@ class Synthetic(Section):
 class Data(Section):
     """Where images, labels and masks come from."""
 
-    format: Literal["synthetic", "folder", "voc", "coco14", "coco17"] = "synthetic"
-    """`voc` (2012), `coco14` and `coco17` are the benchmarks that `python -m sfc data` has prepared."""
+    format: Format = "synthetic"
+    """`voc` (2012), `coco14` and `coco17` are the benchmarks that `python -m sfc data` has prepared; `module:function`
+    is a function of one's own that gets this section and returns a folder in VOC layout (a Path)."""
     root: str = "results/data"
     """The folder in VOC layout; for `synthetic`, where it is generated; for benchmarks, above the official folders."""
     train: str = "train"
