@@ -5,6 +5,7 @@ YAML in and out is in `sfc.config.files`. Lengths are pixels, rates are per step
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
@@ -56,6 +57,18 @@ def _format(value: str) -> str:
 
 
 Format = Annotated[str, AfterValidator(_format)]
+
+BACKBONES = ("small", "resnet18", "resnet50", "resnet101", "mobilenet_v2")
+
+
+def _backbone(value: str) -> str:
+    if value not in BACKBONES and not re.fullmatch(r"timm/[A-Za-z0-9_.]+", value):
+        known = ", ".join(BACKBONES)
+        raise PydanticCustomError("unknown_backbone", "Input should be {known} or timm/NAME", {"known": known})
+    return value
+
+
+BackboneName = Annotated[str, AfterValidator(_backbone)]
 
 
 class Section(BaseModel):
@@ -110,7 +123,8 @@ class Data(Section):
 class Backbone(Section):
     """The network under the heads, its weights, and what its input looks like."""
 
-    name: Literal["small", "resnet18", "resnet50", "resnet101", "mobilenet_v2"] = "resnet50"
+    name: BackboneName = "resnet50"
+    """`timm/NAME`: a convolutional network or vision transformer of timm (pip install sfc-wsss[timm])."""
     weights: str | None = None
     """None (learns from scratch), a name of torchvision's, such as IMAGENET1K_V2, or a file."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -340,3 +354,12 @@ class Config(Section):
     pseudo: Pseudo = Pseudo()
     segmentation: Segmentation = Segmentation()
     evaluation: Evaluation = Evaluation()
+
+    @model_validator(mode="after")
+    def _irn(self) -> Config:
+        if self.pseudo.method == "irn" and self.backbone.name.startswith("timm/"):
+            raise ValueError(
+                f"pseudo.method: irn can't take {self.backbone.name}, which has no stages of its own: use "
+                "pseudo.method=crf or a backbone of torchvision's"
+            )
+        return self

@@ -65,7 +65,7 @@ def our_name(name: str, kind: Kind) -> str | None:
         inner, _, rest = match[3].partition(".")
         name = f"resnet50.layer{stage}.{rest}" if stage else f"resnet50.{'bn1' if inner == '1' else 'conv1'}.{rest}"
     for own, published in PREFIXES:
-        if name.startswith(own):
+        if name.startswith((own, "backbone.network.")):  # the latter of timm's, which nobody published
             return name
         if name.startswith(published):
             return own + name.removeprefix(published)
