@@ -45,12 +45,11 @@ class TimmBackbone(Backbone):
         self.patch: int = patches.feat_ratio() if hasattr(patches, "feat_ratio") else 1
         self.network.prune_intermediate_layers(self.indices, prune_norm=False, prune_head=True)
         network.eval()
-        with torch.enable_grad():
-            maps = self(torch.zeros(1, 3, 64, 96))
-            self.channels = [x.shape[1] for x in maps]
-            parameters = list(self.parameters())
-            learns = _reach(maps[-1], parameters)  # others, such as a norm before the classifier, would get no gradient
-            frozen = _reach(maps[frozen_stages - 1], parameters) if frozen_stages else [False] * len(parameters)
+        maps = self(torch.zeros(1, 3, 64, 96))
+        self.channels = [x.shape[1] for x in maps]
+        parameters = list(self.parameters())
+        learns = _reach(maps[-1], parameters)  # others, such as a norm before the classifier, would get no gradient
+        frozen = _reach(maps[frozen_stages - 1], parameters) if frozen_stages else [False] * len(parameters)
         for parameter, reached, stays in zip(parameters, learns, frozen, strict=True):
             parameter.requires_grad_(reached and not stays)
         self.train()
@@ -72,6 +71,8 @@ def _reach(output: Tensor, parameters: list[nn.Parameter]) -> list[bool]:
     return [gradient is not None for gradient in gradients]
 
 
+@torch.inference_mode(False)  # gradients tell what is frozen, for inference too
+@torch.enable_grad()
 def build_timm(section: Section, output_stride: int) -> TimmBackbone:
     """A backbone of timm; nothing is downloaded.
 

@@ -23,7 +23,10 @@ from sfc.networks.backbone import Backbone, build_backbone
 from sfc.networks.deeplab import build_deeplab, parameter_groups
 from sfc.networks.published_checkpoints import load_checkpoint
 from sfc.networks.timm_backbones import TimmBackbone
+from sfc.pipeline import Pipeline
 from sfc.refine.irn import IRN
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.store import open_store
 
 NAMES = ["test_resnet", "test_convnext", "test_vit"]
 IMAGE = torch.randn(2, 3, 65, 97, generator=torch.Generator().manual_seed(0))
@@ -108,6 +111,14 @@ def test_batch_norm_moves_where_it_may() -> None:
         if moves == "some":
             assert moved == sorted(moved)  # the first ones stay
     assert all(p.requires_grad for p in build("test_resnet", freeze_norm=True).parameters())
+
+
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+def test_what_is_frozen_does_not_depend_on_where_it_is_built(mode: Any) -> None:
+    with mode():
+        backbone = build("test_vit", frozen_stages=2)
+    expected = build("test_vit", frozen_stages=2)
+    assert [p.requires_grad for p in backbone.parameters()] == [p.requires_grad for p in expected.parameters()]
 
 
 def test_building_leaves_the_statistics_alone_and_depends_on_the_seed_alone() -> None:
@@ -229,3 +240,20 @@ def test_irn_refuses_it_in_the_settings_and_where_it_is_built() -> None:
     load_config("synthetic.yaml", other)
     with pytest.raises(UserError, match="IRN can't take the backbone timm/test_vit"):
         IRN(section("test_vit"))
+
+
+@pytest.mark.parametrize("name", ["test_resnet", "test_vit"])
+def test_all_stages_run_on_it(tmp_path: Path, name: str) -> None:
+    words = [
+        f"backbone.name=timm/{name}",
+        f"data.root={tmp_path}",
+        "data.synthetic={size: 32, groups: 2, train: 8, select: 2, val: 2}",
+    ]
+    words += [
+        "classifier={epochs: 1, batch: 4, bank_images: 2, crop: 48, lr: 1e-3, head_lr: 1e-3}",
+        "cam.scales=[1.0, 0.5]",
+    ]
+    words += ["segmentation={epochs: 1, batch: 4, crop: 48}", "evaluation.scales=single", "pseudo.method=crf"]
+    config = load_config("synthetic.yaml", words)
+    result = Pipeline(config, open_store(tmp_path / "store"), LocalEngine()).run()
+    assert all(0 <= value <= 1 for name, value in result.metrics.items() if "miou" in name.lower()) and result.metrics
