@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -17,52 +16,15 @@ import numpy as np
 from PIL import Image
 
 from sfc.data.images import VOID, find_image, open_image, read_image, read_mask
+from sfc.data.lists import read_ids, read_labels, read_lines
 from sfc.errors import UserError
 
 LabelSource = Literal["csv", "xml", "masks"]
-LONGEST_NAME = 200
-"""Bytes in an image's name; file systems take 255, and the stages append suffixes."""
-
-
-def read_lines(path: Path) -> dict[int, str]:
-    """Lines of a text file that are not blank, without surrounding spaces, by number from 1.
-
-    Raises:
-        UserError: not UTF-8.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # Excel marks its files
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not a text file in UTF-8 ({error.reason} at byte {error.start})") from None
-    return {number: line.strip() for number, line in enumerate(lines, start=1) if line.strip()}
-
-
-def read_ids(path: Path) -> tuple[str, ...]:
-    """Image names in a list, one a line. They become names of files that are read and written, so none may lead out of
-    its folder.
-
-    Raises:
-        UserError: a name that has `/` or `..`, is too long for a file's name, or stands in the list twice.
-    """
-    lines: dict[str, int] = {}
-    for number, name in read_lines(path).items():
-        where = f"{path}:{number}"
-        if "/" in name or ".." in name:
-            kind = "an absolute path" if name.startswith("/") else "a path" if "/" in name else "a name with `..`"
-            raise UserError(f"{where}: {name} is {kind}; an image's name is that of its file in JPEGImages alone")
-        if len(name.encode()) > LONGEST_NAME:
-            raise UserError(
-                f"{where}: {name[:20]}... has {len(name.encode())} bytes, at most {LONGEST_NAME} are allowed"
-            )
-        if name in lines:
-            raise UserError(f"{where}: {name} stands there twice, first in line {lines[name]}")
-        lines[name] = number
-    return tuple(lines)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Some images of a data set."""
+    """A named list of a data set's images with their labels."""
 
     name: str
     ids: tuple[str, ...]
@@ -76,7 +38,7 @@ class Split:
         return len(self.ids)
 
     def first(self, number: int) -> Split:
-        """Its first images alone."""
+        """The split's first images alone."""
         return replace(self, ids=self.ids[:number], labels=self.labels[:number])
 
 
@@ -148,7 +110,7 @@ class Dataset:
 
     @cached_property
     def _csv(self) -> dict[str, list[str]]:
-        return _read_labels(self.root / "image_labels.csv")
+        return read_labels(self.root / "image_labels.csv")
 
     def _label_names(self, name: str) -> list[str]:
         source = self.label_source
@@ -178,12 +140,12 @@ class Dataset:
         Raises:
             UserError: the image has no label, or one that is not in classes.txt.
         """
-        found = np.zeros(len(self.classes), np.uint8)
+        label = np.zeros(len(self.classes), np.uint8)
         for text in self._label_names(name):
             if text not in self.classes:
                 raise UserError(f"{name}: its label {text!r} is not in {self.root / 'classes.txt'}")
-            found[self.classes.index(text)] = 1
-        return found
+            label[self.classes.index(text)] = 1
+        return label
 
     def split(self, name: str) -> Split:
         """A split with its labels; images that can't be read are refused, or left out with `skip_broken`.
@@ -212,27 +174,27 @@ class Dataset:
     def _state(self, ids: tuple[str, ...]) -> list[list[str]]:
         """Name and content of each image and mask; a file is read again only when its size or its time changed."""
         paths = [find_image(self.root / "JPEGImages", i) for i in ids] + [self.mask_path(i) for i in ids]
-        found = [path if path is not None and path.is_file() else None for path in paths]
+        files = [path if path is not None and path.is_file() else None for path in paths]
         key = hashlib.sha256(str(self.root).encode() + "\0".join(ids).encode()).hexdigest()[:16]
         memory = self.cache / f"content-{key}.json" if self.cache else None
-        known: dict[str, str] = {}
+        remembered: dict[str, str] = {}
         if memory and memory.is_file():
-            known = json.loads(memory.read_text(encoding="utf-8"))
+            remembered = json.loads(memory.read_text(encoding="utf-8"))
 
         def content(path: Path | None) -> tuple[str, str]:
             if path is None:
                 return "", ""
             status = path.stat()
             stamp = f"{path.name} {status.st_size} {status.st_mtime_ns}"
-            return stamp, known.get(stamp) or hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            return stamp, remembered.get(stamp) or hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            contents = list(pool.map(content, found))
+            contents = list(pool.map(content, files))
         fresh = {stamp: value for stamp, value in contents if stamp}
-        if memory and fresh != known:
+        if memory and fresh != remembered:
             _remember(memory, fresh)
-        named = ["" if path is None else path.name for path in found]
-        return [[name, value] for name, (_, value) in zip(named, contents, strict=True)]
+        names = ["" if path is None else path.name for path in files]
+        return [[name, value] for name, (_, value) in zip(names, contents, strict=True)]
 
     def _broken(self, ids: tuple[str, ...], state: str) -> dict[str, str]:
         """Images that can't be decoded, with the reason. Decoding all takes time, so it is done once for a state of
@@ -253,36 +215,6 @@ class Dataset:
         except (OSError, Image.DecompressionBombError) as error:
             return str(error).replace(f"{self.root}", ".")
         return ""
-
-
-def _read_labels(path: Path) -> dict[str, list[str]]:
-    """Labels by image from a CSV file with the columns image and labels; further columns are not read.
-
-    Raises:
-        UserError: another header, a row with too few or too many cells, two rows for one image, or no text.
-    """
-    lines: dict[str, int] = {}
-    labels: dict[str, list[str]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel marks its files
-            rows = csv.DictReader(file, restkey="further cells")
-            if not {"image", "labels"} <= set(rows.fieldnames or ()):
-                raise UserError(f"{path}:1: the columns must be `image,labels`, found {rows.fieldnames}")
-            for row in rows:
-                where, name = f"{path}:{rows.line_num}", row["image"]
-                if row["labels"] is None:
-                    raise UserError(f"{where}: no labels for {name}")
-                if "further cells" in row:
-                    raise UserError(
-                        f"{where}: the row of {name} has more cells than the header; labels are separated by spaces, "
-                        "not by commas"
-                    )
-                if name in lines:
-                    raise UserError(f"{where}: a second row for {name}; the first is line {lines[name]}")
-                lines[name], labels[name] = rows.line_num, row["labels"].split()
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a CSV file in UTF-8 ({error})") from None
-    return labels
 
 
 def _remember(memory: Path, value: dict[str, str]) -> None:

@@ -7,9 +7,9 @@ keep beside SegmentationClass (12,031 PNG masks of the same images) will do.
 - Splits: train, val and trainval are VOC's lists. train_aug = VOC train + SBD train + SBD val - VOC val, sorted; from
   SegmentationClassAug alone: VOC train + the names in it - VOC val, which are the same images.
 - Image labels: the classes of all objects in Annotations/ID.xml, those marked `difficult` too, names of an object's
-  parts not. The labels that are in use (Ahn and Kwak, CVPR 2018) are read without a look at `difficult`, and the known
-  class counts decide: if they disagree, `verify_voc` says whether they would agree without the difficult objects.
-  The data set was not at hand when this was written, so the counts have not been met by it yet.
+  parts not. The labels in common use (Ahn and Kwak, CVPR 2018) ignore `difficult` too. Where class counts differ from
+  the published ones, `verify_voc` says whether they would agree without the difficult objects. No copy of the data set
+  has been compared with these counts yet.
 - Masks: VOC's own for VOC train and val; SBD's for the rest of train_aug. SBD has no void.
 """
 
@@ -24,13 +24,15 @@ from xml.etree import ElementTree
 import numpy as np
 from scipy.io import loadmat
 
-from sfc.data.dataset import Dataset, open_folder, read_ids
+from sfc.data.check import PublishedCounts, Report, compare
+from sfc.data.dataset import Dataset, open_folder
 from sfc.data.images import write_mask
-from sfc.data.prepared import MASKS, Found, Known, link, prepared_folder, publish, require, verify, write_lists
+from sfc.data.lists import read_ids, write_lists
+from sfc.data.prepared import MASKS, link, prepared_folder, publish, require
 from sfc.errors import UserError
 
 VERSION = 1
-"""Raised when a rule above changes: folders that were prepared by another are made anew."""
+"""Raised when a rule above changes: folders that an earlier version prepared are made anew."""
 VOC, SBD, AUG = "VOCdevkit/VOC2012", "benchmark_RELEASE/dataset", "SegmentationClassAug"
 WITH_CLASS = {
     "aeroplane": 590,
@@ -56,7 +58,7 @@ WITH_CLASS = {
 }
 """Images of train_aug with each class, 16,458 in all; the classes in mask order from 1."""
 CLASSES = tuple(WITH_CLASS)
-KNOWN = Known(
+PUBLISHED = PublishedCounts(
     len(CLASSES), {"train": 1464, "val": 1449, "trainval": 2913, "train_aug": 10582}, {"train_aug": WITH_CLASS}
 )
 PARTS = ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation")
@@ -103,7 +105,7 @@ def read_mat(path: Path) -> np.ndarray:
 
 
 def prepare_voc(root: Path) -> Path:
-    """The folder in VOC layout, made unless it is there.
+    """Folder in VOC layout, made unless it exists.
 
     Raises:
         UserError: parts of VOC or SBD are missing (all are listed), or a mask can't be read.
@@ -139,16 +141,20 @@ def _made_from(splits: dict[str, Sequence[str]], masks: list[Path]) -> dict[str,
     return {"rule": VERSION, "content": content}
 
 
-def verify_voc(folder: Path, known: Known) -> Found:
-    """Counts beside the known ones; where those of classes differ, whether objects marked difficult explain it."""
+def verify_voc(folder: Path, published: PublishedCounts) -> Report:
+    """Counts of a prepared folder, and where they differ from the published ones.
+
+    Where counts of classes differ, a further line says whether objects marked difficult explain it.
+    """
     data = open_folder(folder)
-    found = verify(data, known)
-    for split, expected in known.with_class.items():
-        if split not in found.counts or expected == dict(zip(data.classes, found.counts[split].tolist(), strict=True)):
+    report = compare(data, published)
+    for split, expected in published.with_class.items():
+        counts = report.counts.get(split)
+        if counts is None or expected == dict(zip(data.classes, counts.tolist(), strict=True)):
             continue
         if expected == _counts_without_difficult(data, data.ids(split)):
-            found.problems.append(f"split {split}: without difficult objects the class counts are the known ones")
-    return found
+            report.problems.append(f"split {split}: without difficult objects the class counts are the published ones")
+    return report
 
 
 def _counts_without_difficult(data: Dataset, ids: tuple[str, ...]) -> dict[str, int]:
@@ -157,7 +163,7 @@ def _counts_without_difficult(data: Dataset, ids: tuple[str, ...]) -> dict[str, 
         try:
             objects = ElementTree.parse(data.root / "Annotations" / f"{name}.xml").findall("object")
         except (OSError, ElementTree.ParseError):
-            continue  # `verify` has listed it
+            continue  # `compare` has listed it
         for text in {str(o.findtext("name")).strip() for o in objects if o.findtext("difficult", "0").strip() != "1"}:
             counts[text] = counts.get(text, 0) + 1
     return counts
