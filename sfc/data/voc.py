@@ -7,7 +7,7 @@ keep beside SegmentationClass (12,031 PNG masks of the same images) will do.
 - Splits: train, val and trainval are VOC's lists. train_aug = VOC train + SBD train + SBD val - VOC val, sorted; from
   SegmentationClassAug alone: VOC train + the names in it - VOC val, which are the same images.
 - Image labels: the classes of all objects in Annotations/ID.xml, those marked `difficult` too, names of an object's
-  parts not. The labels in common use (Ahn and Kwak, CVPR 2018) ignore `difficult` too. Where class counts differ from
+  parts not. The labels in common use (Ahn and Kwak, CVPR 2018) take both alike. Where class counts differ from
   the published ones, `verify_voc` says whether they would agree without the difficult objects. No copy of the data set
   has been compared with these counts yet.
 - Masks: VOC's own for VOC train and val; SBD's for the rest of train_aug. SBD has no void.
