@@ -1,4 +1,4 @@
-"""python -m sfc run | show | check | data | import-checkpoint | export-checkpoint: on this machine, without Ray."""
+"""python -m sfc run | show | check | data | import-checkpoint: on this machine, without Ray."""
 
 from __future__ import annotations
 
@@ -108,11 +108,11 @@ def _data(name: str, root: Path, fetch: bool) -> int:
         download(name, root)
     if name == "voc":
         folder = voc.prepare_voc(root)
-        found = voc.verify_voc(folder, voc.KNOWN)
+        found = voc.verify_voc(folder, voc.PUBLISHED)
     else:
         year = {"coco14": 2014, "coco17": 2017}[name]
         folder = coco.prepare_coco(root, year)
-        found = coco.verify_coco(folder, coco.KNOWN[year])
+        found = coco.verify_coco(folder, coco.PUBLISHED[year])
     _print_counts(open_folder(folder), found.counts, {"images": found.images})
     use = f"data.format={name} data.root={root}"
     if found.problems:
@@ -156,15 +156,6 @@ def _import_checkpoint(file: Path, out: Path | None, config: Config | None) -> i
     return 0
 
 
-def _export_checkpoint(file: Path, out: Path) -> int:
-    """Write a checkpoint as the published code does."""
-    from sfc.networks import published_checkpoints as reference
-
-    reference.write_published(reference.read_checkpoint(file, "export-checkpoint"), out)
-    print(f"written to {out}, under the published names")
-    return 0
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit code."""
     parser = argparse.ArgumentParser(prog="python -m sfc", description=__doc__)
@@ -191,18 +182,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command.add_argument("config", nargs="?", help="compare with this configuration's backbone and classes, too")
     command.add_argument("overrides", nargs="*", metavar="section.key=value")
     command.add_argument("--out", type=Path, help="where to write; default: results/imported/NAME.pt")
-    text = "a network on ResNet-50, such as a stage's model.pt, as the published code saves it"
-    command = commands.add_parser("export-checkpoint", help=text, description=text)
-    command.add_argument("file", type=Path)
-    command.add_argument("--out", type=Path, required=True, help="where to write")
     given = parser.parse_args(arguments)
 
     def command() -> int:
         if given.command == "data":
             set_up_logging()
             return _data(given.name, given.root, given.download)
-        if given.command == "export-checkpoint":
-            return _export_checkpoint(given.file, given.out)
         if given.command == "import-checkpoint":
             config = load_config(given.config, given.overrides) if given.config else None
             return _import_checkpoint(given.file, given.out, config)

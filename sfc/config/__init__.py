@@ -10,12 +10,14 @@ from typing import Annotated
 from pydantic import Field, model_validator
 
 from sfc.config.base import SCALE_PRESETS, SETTINGS_VERSION, Count, Optimiser, Precision, Section, Training
-from sfc.config.classifier import METHODS, Backbone, Cam, Classifier, MapsOptions, NoOptions, SfcOptions
-from sfc.config.data import Data, Synthetic
+from sfc.config.classifier import BACKBONES, METHODS, Backbone, Cam, Classifier, MapsOptions, NoOptions, SfcOptions
+from sfc.config.data import FORMATS, Data, Synthetic
 from sfc.config.labels import RULE, Affinity, Crf, Pseudo, Walk
 from sfc.config.segmentation import Evaluation, Segmentation
 
 __all__ = [
+    "BACKBONES",
+    "FORMATS",
     "METHODS",
     "RULE",
     "SCALE_PRESETS",
@@ -60,7 +62,7 @@ class Config(Section):
     evaluation: Evaluation = Evaluation()
 
     @model_validator(mode="after")
-    def _without_network(self) -> Config:
+    def _stages_that_fit(self) -> Config:
         if self.classifier.method == "maps":
             if self.segmentation.start == "classifier":
                 raise ValueError("segmentation.start: the method maps trains no classifier to start from")
@@ -69,4 +71,9 @@ class Config(Section):
                     "pseudo.method: IRN's backbone has the classifier's weights unless backbone.weights names others, "
                     "and the method maps trains no classifier"
                 )
+        if self.pseudo.method == "irn" and self.backbone.name.startswith("timm/"):
+            raise ValueError(
+                f"pseudo.method: irn can't take {self.backbone.name}, which has no stages of its own: use "
+                "pseudo.method=crf or a backbone of torchvision's"
+            )
         return self

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any
 
-from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticCustomError
 
 from sfc.config import plugins
 from sfc.config.base import (
@@ -22,13 +24,35 @@ from sfc.config.base import (
     Training,
     check_range,
 )
+from sfc.errors import UserError
 from sfc.method.weighting import Weighting
+
+BACKBONES = ("small", "resnet18", "resnet50", "resnet101", "mobilenet_v2")
+
+
+def _backbone(value: str) -> str:
+    if value not in BACKBONES and not re.fullmatch(r"timm/[A-Za-z0-9_.]+", value):
+        known = ", ".join(BACKBONES)
+        raise PydanticCustomError("unknown_backbone", "Input should be {known} or timm/NAME", {"known": known})
+    return value
+
+
+def _method(value: str) -> str:
+    if value not in METHODS and not plugins.is_path(value):
+        known = ", ".join(METHODS)
+        raise PydanticCustomError("unknown_method", "Input should be {known} or module:Class", {"known": known})
+    return value
+
+
+BackboneName = Annotated[str, AfterValidator(_backbone)]
+MethodName = Annotated[str, AfterValidator(_method), Source()]
 
 
 class Backbone(Section):
     """The network under the heads, its weights, and what its input looks like."""
 
-    name: Literal["small", "resnet18", "resnet50", "resnet101", "mobilenet_v2"] = "resnet50"
+    name: BackboneName = "resnet50"
+    """`timm/NAME`: a convolutional network or vision transformer of timm (pip install sfc-wsss[timm])."""
     weights: File = None
     """None (learns from scratch), a name of torchvision's, such as IMAGENET1K_V2, or a file."""
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
@@ -85,14 +109,14 @@ def options_of(method: str) -> type[Section]:
         return METHODS[method]
     options = getattr(plugins.load(method), "Options", NoOptions)
     if not (isinstance(options, type) and issubclass(options, Section)):
-        raise ValueError(f"{method}: its Options must be a subclass of sfc.Section")
+        raise UserError(f"{method}: its Options must be a subclass of sfc.Section")
     return options
 
 
 class Classifier(Training):
     """Training of the classifier by a method: the paper's, plain CAM, or one of the user's."""
 
-    method: Annotated[str, Source()] = "sfc"
+    method: MethodName = "sfc"
     """`sfc`; `cam`, the classification loss alone; `maps`, maps that another program made; or `module:Class`."""
     options: SerializeAsAny[Section] = Field(default=SfcOptions(), validate_default=True)
     """Settings of the method's own."""
@@ -108,19 +132,15 @@ class Classifier(Training):
     head_lr: Positive = 1.0
     clip: Positive | None = 1.0
 
-    @field_validator("method")
-    @classmethod
-    def _method(cls, value: str) -> str:
-        if value not in METHODS and not plugins.is_path(value):
-            raise ValueError(f" unknown method {value!r}; known: {', '.join(METHODS)}, or module:Class")
-        return value
-
     @field_validator("options", mode="before")
     @classmethod
     def _options(cls, value: Any, info: ValidationInfo) -> Section:
         if "method" not in info.data:  # the method itself is wrong, and said to be
             return NoOptions()
-        kind = options_of(info.data["method"])
+        try:
+            kind = options_of(info.data["method"])
+        except UserError as error:
+            raise ValueError(str(error)) from None
         if isinstance(value, kind):
             return value
         if isinstance(value, Section):
@@ -138,7 +158,8 @@ class Classifier(Training):
 
 def _restored(text: str, method: str) -> Classifier:
     """A pickled section; the process that pickled it was allowed to import its method."""
-    plugins.allow(method)
+    if plugins.is_path(method):
+        plugins.allow(method)
     return Classifier.model_validate_json(text)
 
 

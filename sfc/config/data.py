@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import PydanticCustomError
 
+from sfc.config import plugins
 from sfc.config.base import Count, Section
+
+FORMATS = ("synthetic", "folder", "voc", "coco14", "coco17")
+
+
+def _format(value: str) -> str:
+    if value not in FORMATS and not plugins.is_path(value):
+        text = "Input should be {known}, or module:function for a format of your own"
+        raise PydanticCustomError("unknown_format", text, {"known": ", ".join(FORMATS)})
+    return value
+
+
+Format = Annotated[str, AfterValidator(_format)]
 
 
 class Synthetic(Section):
@@ -28,8 +42,9 @@ class Synthetic(Section):
 class Data(Section):
     """Where images, labels and masks come from."""
 
-    format: Literal["synthetic", "folder", "voc", "coco14", "coco17"] = "synthetic"
-    """`voc` (2012), `coco14` and `coco17` are the benchmarks that `sfc data` has prepared."""
+    format: Format = "synthetic"
+    """`voc` (2012), `coco14` and `coco17` are the benchmarks that `sfc data` has prepared; `module:function` is a
+    function of one's own that gets this section and returns a folder in VOC layout (a Path)."""
     root: str = "results/data"
     """The folder in VOC layout; for `synthetic`, where it is generated; for benchmarks, above the official folders."""
     train: str = "train"

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from sfc.config import Backbone, Config
+from sfc.config import Backbone, Config, plugins
 from sfc.config.values import absolute_paths, walk
 from sfc.errors import UserError
 
@@ -101,7 +101,17 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Address, str]]:
             walk(child, (*address, key))
 
     walk(node, ())
+    _allow_named(value)
     return value, places
+
+
+def _allow_named(value: Any) -> None:
+    """Let this process import the code that the user's own file or command line names as `module:name`."""
+    if isinstance(value, dict | list):
+        for item in value.values() if isinstance(value, dict) else value:
+            _allow_named(item)
+    elif isinstance(value, str) and plugins.is_path(value):
+        plugins.allow(value)
 
 
 def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
@@ -167,8 +177,13 @@ def explain(error: ValidationError, places: dict[Address, str], origin: str) -> 
         name = ".".join(str(part) for part in address)
         if item["type"] == "extra_forbidden":
             text = f"unknown setting {name}{nearest(name)}"
-        elif item["type"] == "value_error":
-            text = f"{name}.{item['ctx']['error']}" if name else str(item["ctx"]["error"])
+        elif item["type"] == "value_error":  # a check of a whole section begins with the setting's name below it
+            message = str(item["ctx"]["error"])
+            if below := re.match(r"([a-z_.]+): ", message):
+                place = _place((*address, *below[1].split(".")), places) or place
+                text = f"{name}.{message}" if name else message
+            else:
+                text = f"{name}: {message}"
         else:
             shown = json.dumps(item["input"], default=str)
             text = f"{name}: {item['msg']}" + ("" if item["type"] == "missing" else f" (found {shown})")
@@ -239,6 +254,7 @@ def apply_overrides(
     change: dict[str, Any] = {}
     for word in words:
         address, value = parse_override(word)
+        _allow_named(value)
         change, places = merge(change, nest(address, value)), places | {address: f"command line, {word}"}
     return merge_settings(values, change), places
 

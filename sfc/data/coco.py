@@ -5,7 +5,7 @@ Below the root, as the official archives extract: `annotations/instances_{train,
 
 - Classes: the 80 categories in the order of their ids (1 to 90 with gaps), numbered 1 to 80. Spaces in names become
   underscores (`traffic_light`), since image_labels.csv separates labels by spaces.
-- Image labels: the classes of all annotations of an image, crowds too: that a class is there is known either way.
+- Image labels: the classes of all annotations of an image, crowds too.
 - Masks: each annotation is a region; polygons and run lengths are rasterised by pycocotools. A region with fewer pixels
   lies in front of a larger one, of equally large ones that with the lower annotation id. A crowd region takes part in
   that order like any other, but its value is void (255): what stands in front of a crowd keeps its class, and a crowd
@@ -22,7 +22,6 @@ size).
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import logging
@@ -35,19 +34,21 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
+from sfc.data.check import PublishedCounts, Report, compare
 from sfc.data.dataset import open_folder
 from sfc.data.images import VOID, write_mask
-from sfc.data.prepared import MASKS, Found, Known, prepared_folder, publish, require, verify, write_lists
+from sfc.data.lists import write_labels, write_lists
+from sfc.data.prepared import MASKS, prepared_folder, publish, require
 from sfc.errors import UserError
 
 VERSION = 1
-"""Raised when a rule above changes: folders that were prepared by another are made anew."""
-KNOWN = {
-    2014: Known(80, {"train": 82_081, "train_all": 82_783, "val": 40_137, "val_all": 40_504}),
-    2017: Known(80, {"train": 117_266, "train_all": 118_287, "val": 4_952, "val_all": 5_000}),
+"""Raised when a rule above changes: folders that an earlier version prepared are made anew."""
+PUBLISHED = {
+    2014: PublishedCounts(80, {"train": 82_081, "train_all": 82_783, "val": 40_137, "val_all": 40_504}),
+    2017: PublishedCounts(80, {"train": 117_266, "train_all": 118_287, "val": 4_952, "val_all": 5_000}),
 }
 CHUNK = 1000
-"""Images between two looks at whether the user wants to stop."""
+"""Images between two progress lines, at which Ctrl-C takes effect."""
 
 log = logging.getLogger("sfc")
 
@@ -80,8 +81,8 @@ def read_instances(path: Path) -> tuple[dict[int, str], list[CocoImage]]:
             for i in content["images"]
         }
         for annotation in content["annotations"]:
-            for key, known in (("image_id", images), ("category_id", categories)):
-                if annotation[key] not in known:
+            for key, ids in (("image_id", images), ("category_id", categories)):
+                if annotation[key] not in ids:
                     raise UserError(f"{path}: annotation {annotation['id']} has the unknown {key} {annotation[key]}")
             images[annotation["image_id"]].annotations.append(annotation)
     except ValueError as error:  # also of JSON and of text
@@ -133,7 +134,7 @@ def render(image: CocoImage, index: dict[int, int]) -> np.ndarray:
 
 
 def prepare_coco(root: Path, year: int) -> Path:
-    """The folder in VOC layout, made unless it is there.
+    """Folder in VOC layout, made unless it exists.
 
     Images that are not on disk are linked all the same and listed by `verify_coco`.
 
@@ -171,12 +172,11 @@ def _write_labels(folder: Path, images: dict[str, list[CocoImage]], index: dict[
     splits = {half: [image.name for image in listed if image.annotations] for half, listed in images.items()}
     splits |= {f"{half}_all": [image.name for image in listed] for half, listed in images.items()}
     write_lists(folder, splits, classes)
-    with (folder / "image_labels.csv").open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file)
-        rows.writerow(["image", "labels"])
-        for image in (image for listed in images.values() for image in listed):
-            present = sorted({index[annotation["category_id"]] for annotation in image.annotations})
-            rows.writerow([image.name, " ".join(classes[i - 1] for i in present)])
+    labels = {}
+    for image in (image for listed in images.values() for image in listed):
+        present = sorted({index[annotation["category_id"]] for annotation in image.annotations})
+        labels[image.name] = [classes[i - 1] for i in present]
+    write_labels(folder, labels)
 
 
 def _link_images(folder: Path, source: Path, images: list[CocoImage]) -> None:
@@ -198,6 +198,6 @@ def _render_all(images: list[CocoImage], index: dict[int, int], folder: Path, ti
             log.info("  masks of %s: %d of %d", title, min(start + CHUNK, len(images)), len(images))
 
 
-def verify_coco(folder: Path, known: Known) -> Found:
-    """Counts beside the known ones, images and masks that are missing."""
-    return verify(open_folder(folder), known)
+def verify_coco(folder: Path, published: PublishedCounts) -> Report:
+    """Counts of a prepared folder, and where they differ from the published ones; missing images and masks."""
+    return compare(open_folder(folder), published)

@@ -29,8 +29,8 @@ class Crop(NamedTuple):
     """(S, S) uint8, 255 outside the box; (0, 0) where there is no mask."""
 
 
-def place(length: int, crop: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    """Random placement along one side: start in the image, start in the canvas, length of what both share."""
+def placement(length: int, crop: int, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Random placement along one side: start in the image, start in the canvas, length of the shared part."""
     shared = min(length, crop)
     slack = int(rng.integers(abs(length - crop) + 1))
     return (slack, 0, shared) if length > crop else (0, slack, shared)
@@ -56,7 +56,7 @@ def make_crop(
     pixels = np.asarray(image)
     if flip:
         pixels, mask = pixels[:, ::-1], None if mask is None else mask[:, ::-1]
-    (sy, cy, h), (sx, cx, w) = (place(length, crop, rng) for length in pixels.shape[:2])
+    (sy, cy, h), (sx, cx, w) = (placement(length, crop, rng) for length in pixels.shape[:2])
     canvas = np.zeros((crop, crop, 3), np.uint8)
     canvas[cy : cy + h, cx : cx + w] = pixels[sy : sy + h, sx : sx + w]
     if mask is None:

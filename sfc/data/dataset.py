@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import os
@@ -16,7 +15,8 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from sfc.data.images import VOID, find_image, read_image, read_mask
+from sfc.data.images import VOID, find_image, open_image, read_image, read_mask
+from sfc.data.lists import read_ids, read_labels, read_lines
 from sfc.errors import UserError
 
 LabelSource = Literal["csv", "xml", "masks"]
@@ -24,7 +24,7 @@ LabelSource = Literal["csv", "xml", "masks"]
 
 @dataclass(frozen=True)
 class Split:
-    """Some images of a data set."""
+    """A named list of a data set's images with their labels."""
 
     name: str
     ids: tuple[str, ...]
@@ -38,7 +38,7 @@ class Split:
         return len(self.ids)
 
     def first(self, number: int) -> Split:
-        """Its first images alone."""
+        """The split's first images alone."""
         return replace(self, ids=self.ids[:number], labels=self.labels[:number])
 
 
@@ -80,7 +80,7 @@ class Dataset:
         """(H, W) uint8. Raises OSError where it can't be read, UserError where it does not fit classes or image."""
         mask = read_mask(self.mask_path(name))
         if (image := find_image(self.root / "JPEGImages", name)) is not None:
-            with Image.open(image) as header:  # its size; the pixels are not decoded
+            with open_image(image) as header:
                 size = header.size
             if mask.shape[::-1] != size:
                 raise UserError(
@@ -98,33 +98,19 @@ class Dataset:
         """Names in a split's list.
 
         Raises:
-            UserError: there is no such list, or it is empty or names an image twice.
+            UserError: there is no such list, it is empty, or `read_ids` refuses it.
         """
         path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
-        if not path.is_file():
-            known = ", ".join(self.split_names()) or "none"
-            raise UserError(f"{path}: no such split; the data has: {known}")
-        ids = tuple(line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip())
+        if split not in self.split_names():
+            raise UserError(f"{path}: no such split; the data has: {', '.join(self.split_names()) or 'none'}")
+        ids = read_ids(path)
         if not ids:
             raise UserError(f"{path}: the split names no image")
-        if len(set(ids)) < len(ids):
-            twice = next(name for i, name in enumerate(ids) if name in ids[:i])
-            raise UserError(f"{path}: {twice} stands there twice")
         return ids
 
     @cached_property
     def _csv(self) -> dict[str, list[str]]:
-        path = self.root / "image_labels.csv"
-        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel marks its files
-            rows = csv.DictReader(file)
-            if not {"image", "labels"} <= set(rows.fieldnames or ()):
-                raise UserError(f"{path}:1: the columns must be `image,labels`, found {rows.fieldnames}")
-            found = {}
-            for row in rows:
-                if row["labels"] is None:
-                    raise UserError(f"{path}:{rows.line_num}: no labels for {row['image']}")
-                found[row["image"]] = row["labels"].split()
-            return found
+        return read_labels(self.root / "image_labels.csv")
 
     def _label_names(self, name: str) -> list[str]:
         source = self.label_source
@@ -154,12 +140,12 @@ class Dataset:
         Raises:
             UserError: the image has no label, or one that is not in classes.txt.
         """
-        found = np.zeros(len(self.classes), np.uint8)
+        label = np.zeros(len(self.classes), np.uint8)
         for text in self._label_names(name):
             if text not in self.classes:
                 raise UserError(f"{name}: its label {text!r} is not in {self.root / 'classes.txt'}")
-            found[self.classes.index(text)] = 1
-        return found
+            label[self.classes.index(text)] = 1
+        return label
 
     def split(self, name: str) -> Split:
         """A split with its labels; images that can't be read are refused, or left out with `skip_broken`.
@@ -188,27 +174,27 @@ class Dataset:
     def _state(self, ids: tuple[str, ...]) -> list[list[str]]:
         """Name and content of each image and mask; a file is read again only when its size or its time changed."""
         paths = [find_image(self.root / "JPEGImages", i) for i in ids] + [self.mask_path(i) for i in ids]
-        found = [path if path is not None and path.is_file() else None for path in paths]
+        files = [path if path is not None and path.is_file() else None for path in paths]
         key = hashlib.sha256(str(self.root).encode() + "\0".join(ids).encode()).hexdigest()[:16]
         memory = self.cache / f"content-{key}.json" if self.cache else None
-        known: dict[str, str] = {}
+        remembered: dict[str, str] = {}
         if memory and memory.is_file():
-            known = json.loads(memory.read_text(encoding="utf-8"))
+            remembered = json.loads(memory.read_text(encoding="utf-8"))
 
         def content(path: Path | None) -> tuple[str, str]:
             if path is None:
                 return "", ""
             status = path.stat()
             stamp = f"{path.name} {status.st_size} {status.st_mtime_ns}"
-            return stamp, known.get(stamp) or hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+            return stamp, remembered.get(stamp) or hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            contents = list(pool.map(content, found))
+            contents = list(pool.map(content, files))
         fresh = {stamp: value for stamp, value in contents if stamp}
-        if memory and fresh != known:
+        if memory and fresh != remembered:
             _remember(memory, fresh)
-        named = ["" if path is None else path.name for path in found]
-        return [[name, value] for name, (_, value) in zip(named, contents, strict=True)]
+        names = ["" if path is None else path.name for path in files]
+        return [[name, value] for name, (_, value) in zip(names, contents, strict=True)]
 
     def _broken(self, ids: tuple[str, ...], state: str) -> dict[str, str]:
         """Images that can't be decoded, with the reason. Decoding all takes time, so it is done once for a state of
@@ -242,7 +228,7 @@ def open_folder(root: Path, *, skip_broken: bool = False, cache: Path | None = N
     """The data set in a folder.
 
     Raises:
-        UserError: the folder is missing, or lacks its images, lists or classes.
+        UserError: the folder is missing, or lacks its images, lists or classes, or image_labels.csv can't be read.
     """
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}")
@@ -252,8 +238,10 @@ def open_folder(root: Path, *, skip_broken: bool = False, cache: Path | None = N
         raise UserError(f"data.root: {root}/ImageSets/Segmentation, which lists the splits, is missing")
     if not (root / "classes.txt").is_file():
         raise UserError(f"data.root: {root}/classes.txt is missing: one foreground class a line, in mask order from 1")
-    lines = (root / "classes.txt").read_text(encoding="utf-8-sig").splitlines()
-    classes = tuple(line.strip() for line in lines if line.strip())
+    classes = tuple(read_lines(root / "classes.txt").values())
     if not classes or len(set(classes)) < len(classes) or len(classes) > 254:
         raise UserError(f"{root}/classes.txt: needs 1 to 254 different names, has {list(classes)[:10]}")
-    return Dataset(root.resolve(), classes, skip_broken, cache)
+    data = Dataset(root.resolve(), classes, skip_broken, cache)
+    if data.label_source == "csv":
+        _ = data._csv  # its errors now, once, and not with each image
+    return data

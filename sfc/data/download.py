@@ -1,8 +1,8 @@
-"""Fetching the official archives of VOC 2012, SBD and COCO with torchvision's downloader.
+"""Download of the official archives of VOC 2012, SBD and COCO with torchvision's downloader.
 
-An archive whose content is in place is not fetched; one that is on disk with the right sum is extracted without being
-fetched again; one that was cut short is fetched anew. It is extracted beside its place and then moved there, so what is
-in place is whole. VOC's and SBD's addresses and sums are torchvision's own. COCO publishes no sums: those below are the
+An archive whose content exists is not fetched; one that is on disk with the right sum is extracted without being
+fetched again; one that was cut short is fetched anew. It is extracted into a folder of its own and then moved, so what
+exists is whole. VOC's and SBD's addresses and sums are torchvision's own. COCO publishes no sums: those below are the
 ones in common use and were, like the addresses, not tried when this was written (no network).
 """
 
@@ -23,7 +23,7 @@ from sfc.errors import UserError
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to fetch, and what of its content goes where it lies in the archive."""
+    """An archive to fetch and the parts of its content that are kept, by their paths in it."""
 
     url: str
     md5: str
@@ -34,12 +34,17 @@ class Archive:
         return self.url.rsplit("/", 1)[-1]
 
 
-def _coco(part: str, md5: str, *content: str) -> Archive:
-    return Archive(f"http://images.cocodataset.org/{part}.zip", md5, content)
-
-
-def _instances(year: int) -> tuple[str, ...]:
-    return tuple(f"annotations/instances_{half}{year}.json" for half in ("train", "val"))
+def _coco(year: int, annotations: str, train: str, val: str) -> tuple[Archive, ...]:
+    """Archives of COCO by year and their MD5 sums."""
+    server, halves = "http://images.cocodataset.org", ("train", "val")
+    instances = tuple(f"annotations/instances_{half}{year}.json" for half in halves)
+    return (
+        Archive(f"{server}/annotations/annotations_trainval{year}.zip", annotations, instances),
+        *(
+            Archive(f"{server}/zips/{half}{year}.zip", md5, (f"{half}{year}",))
+            for half, md5 in zip(halves, (train, val), strict=True)
+        ),
+    )
 
 
 ARCHIVES: dict[str, tuple[Archive, ...]] = {
@@ -47,25 +52,27 @@ ARCHIVES: dict[str, tuple[Archive, ...]] = {
         Archive(DATASET_YEAR_DICT["2012"]["url"], DATASET_YEAR_DICT["2012"]["md5"], ("VOCdevkit/VOC2012",)),
         Archive(SBDataset.url, SBDataset.md5, ("benchmark_RELEASE",)),
     ),
-    "coco14": (
-        _coco("annotations/annotations_trainval2014", "0a379cfc70b0e71301e0f377548639bd", *_instances(2014)),
-        _coco("zips/train2014", "0da8c0bd3d6becc4dcb32757491aca88", "train2014"),
-        _coco("zips/val2014", "a3d79f5ed8d289b7a7554ce06a5782b3", "val2014"),
+    "coco14": _coco(
+        2014,
+        annotations="0a379cfc70b0e71301e0f377548639bd",
+        train="0da8c0bd3d6becc4dcb32757491aca88",
+        val="a3d79f5ed8d289b7a7554ce06a5782b3",
     ),
-    "coco17": (
-        _coco("annotations/annotations_trainval2017", "f4bbac642086de4f52a3fdda2de5fa2c", *_instances(2017)),
-        _coco("zips/train2017", "cced6f7f71b7629ddf16f17bbcfab6b2", "train2017"),
-        _coco("zips/val2017", "442b8da7639aecaf257c1dceb8ba8c80", "val2017"),
+    "coco17": _coco(
+        2017,
+        annotations="f4bbac642086de4f52a3fdda2de5fa2c",
+        train="cced6f7f71b7629ddf16f17bbcfab6b2",
+        val="442b8da7639aecaf257c1dceb8ba8c80",
     ),
 }
-"""By format of the data section; VOC 2 GB, SBD 1.4 GB, COCO about 20 GB a year."""
+"""Archives by format of the data section; VOC 2 GB, SBD 1.4 GB, COCO about 20 GB a year."""
 
 
 def download(name: str, root: Path) -> None:
-    """Fetch what of a benchmark is not below `root`; the archives stay in `<root>/downloads`.
+    """Fetch the parts of a benchmark that are missing below `root`; the archives stay in `<root>/downloads`.
 
     Raises:
-        UserError: no network, an archive with another sum, or without what it should hold.
+        UserError: no network, or an archive has another sum or lacks a part.
     """
     for archive in ARCHIVES[name]:
         wanted = [part for part in archive.content if not (root / part).exists()]

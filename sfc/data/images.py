@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 VOID = 255
@@ -22,13 +22,29 @@ def find_image(folder: Path, name: str) -> Path | None:
     return next((folder / f"{name}{s}" for s in SUFFIXES if (folder / f"{name}{s}").is_file()), None)
 
 
+def open_image(path: Path, formats: tuple[str, ...] = ("JPEG", "PNG")) -> Image.Image:
+    """The header of an image file; its pixels are not decoded yet.
+
+    Args:
+        path: the file; what it holds counts, not its suffix.
+        formats: the only formats that PIL may try. Some of the others start programs: EPS starts Ghostscript.
+
+    Raises:
+        OSError: the file is missing or in none of the formats.
+    """
+    try:
+        return Image.open(path, formats=formats)
+    except UnidentifiedImageError:
+        raise OSError(f"{path}: not a {' or '.join(formats)} image") from None
+
+
 def read_image(path: Path) -> Image.Image:
     """An RGB image. Grey is repeated, 16 bits are scaled to 8, CMYK is converted, transparency lies on black.
 
     Raises:
         OSError: the file is missing or broken.
     """
-    with warnings.catch_warnings(), Image.open(path) as image:
+    with warnings.catch_warnings(), open_image(path) as image:
         warnings.simplefilter("ignore")
         try:
             image.load()
@@ -53,7 +69,7 @@ def read_mask(path: Path) -> np.ndarray:
     Raises:
         OSError: the file is missing, broken, or a colour image.
     """
-    with Image.open(path) as image:
+    with open_image(path, ("PNG",)) as image:
         try:
             image.load()
         except (SyntaxError, ValueError, EOFError) as error:

@@ -1,13 +1,12 @@
-"""A generated data set with the fault that SFC mends: a long tail of classes that share features.
+"""Generated data set with the problem that SFC addresses: a long tail of classes that share features.
 
 Classes come in pairs, a head and a tail class. Both consist of a body, which looks the same for both (shape, colour
-and pattern of the pair), and an emblem of their own on it. The body is found more often with the head class. The most
-frequent class is over 10 times as frequent as the last. Written in VOC layout, from a seed.
+and pattern of the pair), and an emblem of their own on it. The body occurs more often with the head class. The most
+frequent class is over 10 times as frequent as the last. The images are drawn from a seed and written in VOC layout.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -18,14 +17,16 @@ from PIL import Image
 
 from sfc.config import Synthetic
 from sfc.data.images import write_mask
+from sfc.data.lists import write_labels, write_lists
 from sfc.runtime.locks import locked
 
 GENERATOR_VERSION = 1
+SPLITS = ("train", "select", "val")
 PAIRS = (("crab", "urchin"), ("kite", "comet"), ("drum", "gong"), ("leaf", "fern"), ("tile", "vase"), ("reel", "cog"))
 HEAD_RATE, TAIL_RATE = 0.36, 0.025
-"""Chance of the most and the least frequent class per object place; those between fall off geometrically."""
-PLACES = 6
-"""Random places that are tried for an object."""
+"""Chances of the most and the least frequent class; those between fall off geometrically."""
+POINTS = 6
+"""Random points that are tried for an object's centre."""
 RADIUS = (0.18, 0.27)
 """Smallest and largest radius of a body, as a part of the image's side."""
 EMBLEM, OFFSET, REACH = 0.5, 0.75, 1.5
@@ -99,14 +100,16 @@ def _draw(
     others: list[np.ndarray],
     rng: np.random.Generator,
 ) -> None:
-    """One object of the class `label` (from 0), over what is there; of some random places, the one farthest from the
-    centres `others`, to which its own is added."""
+    """Draw one object of the class `label` (from 0) over image and mask.
+
+    Its centre is the one of some random points that is farthest from the centres `others`, to which it is added.
+    """
     size = len(mask)
     group, tail = label % groups, label >= groups
     scale = rng.uniform(*RADIUS) * size
-    places = rng.uniform(scale, size - scale, (PLACES, 2))
-    nearest = [min((np.hypot(*(place - other)) for other in others), default=0) for place in places]
-    others.append(places[np.argmax(nearest)])
+    points = rng.uniform(scale, size - scale, (POINTS, 2))
+    nearest = [min((np.hypot(*(point - other)) for other in others), default=0) for point in points]
+    others.append(points[np.argmax(nearest)])
     cy, cx = others[-1]
     reach = REACH * scale
     top, left = max(0, int(cy - reach)), max(0, int(cx - reach))
@@ -137,7 +140,7 @@ def sample(section: Synthetic, split: str) -> Iterator[tuple[np.ndarray, np.ndar
     rates = np.geomspace(HEAD_RATE, TAIL_RATE, classes)
     rates /= rates.sum()
     for index in range(getattr(section, split)):
-        rng = np.random.default_rng([section.seed, ("train", "select", "val").index(split), index])
+        rng = np.random.default_rng([section.seed, SPLITS.index(split), index])
         image, mask = _background(rng, section.size), np.zeros((section.size, section.size), np.uint8)
         centres: list[np.ndarray] = []
         for label in rng.choice(classes, size=int(rng.integers(1, 4)), replace=False, p=rates):
@@ -146,7 +149,7 @@ def sample(section: Synthetic, split: str) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def generate(section: Synthetic, root: Path) -> Path:
-    """Write the data set below `root` unless it is there, and return its folder.
+    """Write the data set below `root` unless it exists, and return its folder.
 
     The folder's name depends on the settings, so that two of them never mix; it appears whole or not at all.
     """
@@ -159,20 +162,17 @@ def generate(section: Synthetic, root: Path) -> Path:
             return folder
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
-        for name in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        for name in ("JPEGImages", "SegmentationClass"):
             (partial / name).mkdir(parents=True)
-        names = class_names(section.groups)
-        rows = []
-        for split in ("train", "select", "val"):
-            ids = []
+        classes, labels = class_names(section.groups), {}
+        splits: dict[str, list[str]] = {split: [] for split in SPLITS}
+        for split, ids in splits.items():
             for index, (image, mask) in enumerate(sample(section, split)):
                 ids.append(f"{split}_{index:05d}")
                 Image.fromarray(image).save(partial / "JPEGImages" / f"{ids[-1]}.png", compress_level=1)
                 write_mask(partial / "SegmentationClass" / f"{ids[-1]}.png", mask)
-                rows.append([ids[-1], " ".join(names[v - 1] for v in np.unique(mask) if v)])
-            (partial / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("\n".join(ids) + "\n")
-        (partial / "classes.txt").write_text("\n".join(names) + "\n")
-        with (partial / "image_labels.csv").open("w", newline="") as file:
-            csv.writer(file).writerows([["image", "labels"], *rows])
+                labels[ids[-1]] = [classes[v - 1] for v in np.unique(mask) if v]
+        write_lists(partial, splits, classes)
+        write_labels(partial, labels)
         partial.rename(folder)
     return folder

@@ -7,15 +7,16 @@ keep beside SegmentationClass (12,031 PNG masks of the same images) will do.
 - Splits: train, val and trainval are VOC's lists. train_aug = VOC train + SBD train + SBD val - VOC val, sorted; from
   SegmentationClassAug alone: VOC train + the names in it - VOC val, which are the same images.
 - Image labels: the classes of all objects in Annotations/ID.xml, those marked `difficult` too, names of an object's
-  parts not. The labels that are in use (Ahn and Kwak, CVPR 2018) are read without a look at `difficult`, and the known
-  class counts decide: if they disagree, `verify_voc` says whether they would agree without the difficult objects.
-  The data set was not at hand when this was written, so the counts have not been met by it yet.
+  parts not. The labels in common use (Ahn and Kwak, CVPR 2018) take both alike. Where class counts differ from
+  the published ones, `verify_voc` says whether they would agree without the difficult objects. No copy of the data set
+  has been compared with these counts yet.
 - Masks: VOC's own for VOC train and val; SBD's for the rest of train_aug. SBD has no void.
 """
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -23,13 +24,15 @@ from xml.etree import ElementTree
 import numpy as np
 from scipy.io import loadmat
 
+from sfc.data.check import PublishedCounts, Report, compare
 from sfc.data.dataset import Dataset, open_folder
 from sfc.data.images import write_mask
-from sfc.data.prepared import MASKS, Found, Known, link, prepared_folder, publish, require, verify, write_lists
+from sfc.data.lists import read_ids, write_lists
+from sfc.data.prepared import MASKS, link, prepared_folder, publish, require
 from sfc.errors import UserError
 
 VERSION = 1
-"""Raised when a rule above changes: folders that were prepared by another are made anew."""
+"""Raised when a rule above changes: folders that an earlier version prepared are made anew."""
 VOC, SBD, AUG = "VOCdevkit/VOC2012", "benchmark_RELEASE/dataset", "SegmentationClassAug"
 WITH_CLASS = {
     "aeroplane": 590,
@@ -55,14 +58,10 @@ WITH_CLASS = {
 }
 """Images of train_aug with each class, 16,458 in all; the classes in mask order from 1."""
 CLASSES = tuple(WITH_CLASS)
-KNOWN = Known(
+PUBLISHED = PublishedCounts(
     len(CLASSES), {"train": 1464, "val": 1449, "trainval": 2913, "train_aug": 10582}, {"train_aug": WITH_CLASS}
 )
 PARTS = ("JPEGImages", "Annotations", "SegmentationClass", "ImageSets/Segmentation")
-
-
-def _names(path: Path) -> list[str]:
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def _augmented(root: Path) -> tuple[dict[str, Path], set[str]]:
@@ -76,7 +75,7 @@ def _augmented(root: Path) -> tuple[dict[str, Path], set[str]]:
     if pngs is not None:
         masks |= {path.stem: path for path in pngs.glob("*.png")}
     if all((sbd / f"{split}.txt").is_file() for split in ("train", "val")) and (sbd / "cls").is_dir():
-        names = {*_names(sbd / "train.txt"), *_names(sbd / "val.txt")}
+        names = {*read_ids(sbd / "train.txt"), *read_ids(sbd / "val.txt")}
         return masks | {path.stem: path for path in (sbd / "cls").glob("*.mat")}, names
     if not masks:
         raise UserError(
@@ -106,7 +105,7 @@ def read_mat(path: Path) -> np.ndarray:
 
 
 def prepare_voc(root: Path) -> Path:
-    """The folder in VOC layout, made unless it is there.
+    """Folder in VOC layout, made unless it exists.
 
     Raises:
         UserError: parts of VOC or SBD are missing (all are listed), or a mask can't be read.
@@ -114,7 +113,7 @@ def prepare_voc(root: Path) -> Path:
     voc = root / VOC
     lists = {split: f"ImageSets/Segmentation/{split}.txt" for split in ("train", "val")}
     require(voc, (*PARTS, *lists.values()), f"Expected below {root}: {VOC} as distributed; --download fetches it")
-    splits: dict[str, list[str]] = {split: _names(voc / path) for split, path in lists.items()}
+    splits: dict[str, Sequence[str]] = {split: read_ids(voc / path) for split, path in lists.items()}
     splits["trainval"] = sorted({*splits["train"], *splits["val"]})
     masks, names = _augmented(root)
     splits["train_aug"] = sorted({*splits["train"], *names} - {*splits["val"]})
@@ -136,22 +135,26 @@ def prepare_voc(root: Path) -> Path:
     return publish(prepared_folder(root, "voc"), _made_from(splits, [masks[name] for name in rest]), build)
 
 
-def _made_from(splits: dict[str, list[str]], masks: list[Path]) -> dict[str, Any]:
+def _made_from(splits: dict[str, Sequence[str]], masks: list[Path]) -> dict[str, Any]:
     files = [[path.name, path.stat().st_size, path.stat().st_mtime_ns] for path in masks]
     content = hashlib.sha256(repr((splits, files)).encode()).hexdigest()
     return {"rule": VERSION, "content": content}
 
 
-def verify_voc(folder: Path, known: Known) -> Found:
-    """Counts beside the known ones; where those of classes differ, whether objects marked difficult explain it."""
+def verify_voc(folder: Path, published: PublishedCounts) -> Report:
+    """Counts of a prepared folder, and where they differ from the published ones.
+
+    Where counts of classes differ, a further line says whether objects marked difficult explain it.
+    """
     data = open_folder(folder)
-    found = verify(data, known)
-    for split, expected in known.with_class.items():
-        if split not in found.counts or expected == dict(zip(data.classes, found.counts[split].tolist(), strict=True)):
+    report = compare(data, published)
+    for split, expected in published.with_class.items():
+        counts = report.counts.get(split)
+        if counts is None or expected == dict(zip(data.classes, counts.tolist(), strict=True)):
             continue
         if expected == _counts_without_difficult(data, data.ids(split)):
-            found.problems.append(f"split {split}: without difficult objects the class counts are the known ones")
-    return found
+            report.problems.append(f"split {split}: without difficult objects the class counts are the published ones")
+    return report
 
 
 def _counts_without_difficult(data: Dataset, ids: tuple[str, ...]) -> dict[str, int]:
@@ -160,7 +163,7 @@ def _counts_without_difficult(data: Dataset, ids: tuple[str, ...]) -> dict[str, 
         try:
             objects = ElementTree.parse(data.root / "Annotations" / f"{name}.xml").findall("object")
         except (OSError, ElementTree.ParseError):
-            continue  # `verify` has listed it
+            continue  # `compare` has listed it
         for text in {str(o.findtext("name")).strip() for o in objects if o.findtext("difficult", "0").strip() != "1"}:
             counts[text] = counts.get(text, 0) + 1
     return counts

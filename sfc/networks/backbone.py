@@ -1,10 +1,10 @@
-"""Backbones: four stages of features from torchvision's networks, and a small one that learns from scratch."""
+"""Backbones: four feature maps from torchvision's networks, from a small one that learns from scratch, or from timm."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 import torchvision
@@ -14,10 +14,32 @@ from sfc.config import Backbone as BackboneSection
 from sfc.errors import UserError
 from sfc.networks.checkpoint import differences, read_tensors
 
-Name = Literal["small", "resnet18", "resnet50", "resnet101", "mobilenet_v2"]
-
 
 class Backbone(nn.Module):
+    """Four feature maps of an image, from the shallowest to the deepest; subclasses make them.
+
+    Args:
+        freeze_norm: batch norm never trains: running statistics always, scale and shift learn with the rest.
+    """
+
+    channels: list[int]
+    """Channels of each map."""
+
+    def __init__(self, freeze_norm: bool) -> None:
+        super().__init__()
+        self.freeze_norm = freeze_norm
+
+    def train(self, mode: bool = True) -> Self:
+        super().train(mode)
+        for module in self.modules():  # where scale and shift are frozen, so are the statistics
+            if isinstance(module, nn.modules.batchnorm._BatchNorm) and (
+                self.freeze_norm or (module.affine and not module.weight.requires_grad)
+            ):
+                module.eval()
+        return self
+
+
+class StagedBackbone(Backbone):
     """A stem and four stages; the output stride is 16, or 8 for a dilated ResNet (`small`: 4).
 
     Args:
@@ -26,30 +48,20 @@ class Backbone(nn.Module):
         channels: channels of each stage's output.
         frozen_stages: the stem and this many stages learn nothing (0: everything learns). As published (2), the
             gradient is cut behind them.
-        freeze_norm: batch norm never trains: running statistics always, scale and shift learn with the rest.
+        freeze_norm: batch norm never trains.
     """
 
     def __init__(
         self, stem: nn.Module, stages: list[nn.Module], channels: list[int], frozen_stages: int, freeze_norm: bool
     ) -> None:
-        super().__init__()
+        super().__init__(freeze_norm)
         self.stem = stem
         self.stages = nn.ModuleList(stages)
         self.channels = channels
         self.frozen_stages = frozen_stages
-        self.freeze_norm = freeze_norm
         if frozen_stages:
             for module in [stem, *stages[:frozen_stages]]:
                 module.requires_grad_(False)
-
-    def train(self, mode: bool = True) -> Backbone:
-        super().train(mode)
-        frozen = [self.stem, *self.stages[: self.frozen_stages]] if self.frozen_stages else []
-        for part in frozen if not self.freeze_norm else [self]:
-            for module in part.modules():
-                if isinstance(module, nn.modules.batchnorm._BatchNorm):
-                    module.eval()
-        return self
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """(N, 3, H, W), normalised -> the four stages' outputs."""
@@ -107,17 +119,22 @@ def _mobilenet(network: nn.Module) -> tuple[nn.Module, list[nn.Module], list[int
     return layers[:2], [layers[2:4], layers[4:7], layers[7:14], layers[14:]], [24, 32, 96, 1280]
 
 
-def _load(network: nn.Module, file: Path) -> None:
-    """Weights from a state dictionary; classifier weights may lack or stand in it, everything else must fit."""
-    if not file.is_file():
-        raise UserError(f"backbone.weights: there is no file {file}, and no torchvision weights of that name")
-    state = read_tensors(file, "backbone.weights")
-    head = ("fc.", "classifier.")
-    own = {k: v for k, v in network.state_dict().items() if not k.startswith(head)}
-    given = {k: v for k, v in state.items() if not k.startswith(head)}
-    if wrong := differences(own, given):
+def load_weights(network: nn.Module, file: Path, heads: tuple[str, ...] = ("fc.", "classifier.")) -> None:
+    """Put a file's weights into a network.
+
+    Args:
+        network: without or with a classifier, which keeps its own weights.
+        file: a state dictionary; all but the classifier's weights must fit.
+        heads: beginnings of the names of the classifier's weights.
+
+    Raises:
+        UserError: the file is missing, unreadable, or made for another network.
+    """
+    state = {k: v for k, v in read_tensors(file, "backbone.weights").items() if not k.startswith(heads)}
+    expected = {k: v for k, v in network.state_dict().items() if not k.startswith(heads)}
+    if wrong := differences(expected, state):
         raise UserError(f"backbone.weights: {file} does not fit the backbone: {wrong}")
-    network.load_state_dict(given, strict=False)
+    network.load_state_dict(state, strict=False)
 
 
 def build_backbone(section: BackboneSection, output_stride: Literal[8, 16] = 16) -> Backbone:
@@ -125,20 +142,23 @@ def build_backbone(section: BackboneSection, output_stride: Literal[8, 16] = 16)
 
     Args:
         section: which, its weights, what is frozen.
-        output_stride: of a ResNet; mobilenet_v2 (16) and small (4) have strides of their own.
+        output_stride: of a ResNet and of timm's networks that can; mobilenet_v2 (16) and small (4) have their own.
 
     Raises:
-        UserError: the weights file is missing, unreadable, or made for another network.
+        UserError: the weights file is missing, unreadable, or made for another network; timm is not installed.
     """
+    if section.name.startswith("timm/"):
+        from sfc.networks.timm_backbones import build_timm  # late: an optional library
+
+        return build_timm(section, output_stride)
     if section.name == "small":
-        stem, stages, channels = _small()
-        backbone = Backbone(stem, stages, channels, section.frozen_stages, section.freeze_norm)
+        backbone = StagedBackbone(*_small(), section.frozen_stages, section.freeze_norm)
         if section.weights:
-            _load(backbone, Path(section.weights))
+            load_weights(backbone, Path(section.weights))
         return backbone
     build: Callable[..., nn.Module] = getattr(torchvision.models, section.name)
-    known = [w.name for w in torchvision.models.get_model_weights(section.name)]
-    named = section.weights in known
+    names = [weights.name for weights in torchvision.models.get_model_weights(section.name)]
+    named = section.weights in names
     try:
         network = build(weights=section.weights if named else None)
     except OSError as error:
@@ -146,6 +166,12 @@ def build_backbone(section: BackboneSection, output_stride: Literal[8, 16] = 16)
             f"backbone.weights: torchvision's {section.weights} can't be fetched ({error}); name a file instead"
         ) from None
     if section.weights and not named:
-        _load(network, Path(section.weights))
+        file = Path(section.weights)
+        if not file.is_file():
+            raise UserError(
+                f"backbone.weights: there is no file {file}, and torchvision's weights for {section.name} are "
+                + ", ".join(names)
+            )
+        load_weights(network, file)
     parts = _mobilenet(network) if section.name == "mobilenet_v2" else _resnet(network, output_stride)
-    return Backbone(*parts, section.frozen_stages, section.freeze_norm)
+    return StagedBackbone(*parts, section.frozen_stages, section.freeze_norm)

@@ -11,14 +11,14 @@ from torch import Tensor
 from sfc.errors import UserError
 
 SHOWN = 10
-"""Names in a message, of each kind of mistake."""
+"""Largest number of names in a message for each kind of mistake."""
 
 
 def read_tensors(file: Path, setting: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint: a state dictionary, or one under `net`, with or without DataParallel's `module.`.
 
     Args:
-        file: the checkpoint; nothing in it is executed.
+        file: the checkpoint (`.safetensors`, or saved by torch); nothing in it is executed.
         setting: what named the file, for the message.
 
     Raises:
@@ -27,7 +27,14 @@ def read_tensors(file: Path, setting: str) -> dict[str, Tensor]:
     if not file.is_file():
         raise UserError(f"{setting}: there is no file {file}")
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
+        if file.suffix == ".safetensors":
+            from safetensors.torch import load_file  # late: an optional library
+
+            state = load_file(file)
+        else:
+            state = torch.load(file, map_location="cpu", weights_only=True)
+    except ImportError:
+        raise UserError(f"{setting}: {file} needs safetensors: pip install safetensors") from None
     except Exception as error:  # torch raises a different class for each way in which a file can be wrong
         raise UserError(f"{setting}: {file} is not a checkpoint of plain tensors ({error})") from None
     if isinstance(state, dict) and isinstance(state.get("net"), dict):
@@ -37,21 +44,21 @@ def read_tensors(file: Path, setting: str) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def differences(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> str:
-    """What keeps tensors from fitting a network, or nothing: names that are missing, unexpected, of another shape.
+def differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
+    """Names that are missing, unexpected or of another shape in a state dictionary; empty where it fits.
 
     Counters of batch norm's batches may be missing; nothing reads them.
     """
 
-    def listed(what: str, names: Sequence[str]) -> list[str]:
+    def listed(mistake: str, names: Sequence[str]) -> list[str]:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        return [f"{len(names)} {what}: {', '.join(names[:SHOWN])}{more}"] if names else []
+        return [f"{len(names)} {mistake}: {', '.join(names[:SHOWN])}{more}"] if names else []
 
-    wrong = [
-        f"{k} {tuple(given[k].shape)} instead of {tuple(own[k].shape)}"
-        for k in own
-        if k in given and own[k].shape != given[k].shape
+    shapes = [
+        f"{k} {tuple(state[k].shape)} instead of {tuple(expected[k].shape)}"
+        for k in expected
+        if k in state and expected[k].shape != state[k].shape
     ]
-    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in given if k not in own]
-    return "; ".join(listed("missing", missing) + listed("unexpected", unexpected) + listed("of another shape", wrong))
+    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
+    unexpected = [k for k in state if k not in expected]
+    return "; ".join(listed("missing", missing) + listed("unexpected", unexpected) + listed("of another shape", shapes))

@@ -87,8 +87,8 @@ def backbone_of(net: DeepLabV3 | DeepLabV2) -> Backbone:
 
 
 def parameter_groups(net: DeepLabV3 | DeepLabV2, section: Segmentation) -> list[dict[str, Any]]:
-    """What learns, for the optimiser: the backbone at `lr`, the head at `head_lr`; DeepLabV2's bias at twice that,
-    without weight decay (Chen et al., TPAMI 2018)."""
+    """Parameters that learn, in groups for the optimiser: the backbone at `lr`, the head at `head_lr`; DeepLabV2's bias
+    at twice that, without weight decay, as published."""
     weights = [p for name, p in net.classifier.named_parameters() if not name.endswith("bias")]
     biases = [p for name, p in net.classifier.named_parameters() if name.endswith("bias")]
     groups: list[dict[str, Any]] = [

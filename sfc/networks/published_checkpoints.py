@@ -1,4 +1,4 @@
-"""Checkpoints of the published SFC and IRN code, in and out.
+"""Checkpoints of the published SFC and IRN code, read under this package's names.
 
 They hold a ResNet-50 under `resnet50.*` and the same tensors once more under `stage*.*` and `backbone.*`, the modules
 through which the published networks call it; SFC's lie under the key `net`.
@@ -7,7 +7,7 @@ through which the published networks call it; SFC's lie under the key `net`.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -37,36 +37,20 @@ PREFIXES = (
     ("running_mean", "fc_dp7.4.running_mean"),
     ("displacement_head.", "fc_dp7."),
 )
-"""Beginnings of a parameter's name: ours, published."""
+"""Beginnings of a parameter's name: in this package, in the published code."""
 FIRST_STAGE: dict[Kind, int] = {"sfc": 0, "irn": 1}
 """Number that the published network gives the stem among its stages."""
 TITLES: dict[Kind, str] = {"sfc": "SFC", "irn": "IRN"}
 
 
-def published_name(ours: str) -> str:
-    """A parameter's name in the published checkpoints."""
-    own, published = next(pair for pair in PREFIXES if ours.startswith(pair[0]))
-    return published + ours.removeprefix(own)
-
-
-def duplicate_names(published: str, kind: Kind) -> Iterator[str]:
-    """The further names under which a published checkpoint holds a tensor of the backbone."""
-    if not (match := re.match(r"resnet50\.(conv1|bn1|layer(\d))\.", published)):
-        return
-    stage, rest = int(match[2] or 0), published[match.end() :]
-    inner = 1 if match[1] == "bn1" else 0
-    yield f"stage{stage + FIRST_STAGE[kind]}.{inner}.{rest}"
-    yield f"backbone.{stage}.{inner}.{rest}"
-
-
 def our_name(name: str, kind: Kind) -> str | None:
-    """Our name of a parameter under its published name, one of its further names, or our own; None: unknown."""
+    """A parameter's name in this package, from its published name, a duplicate's or its own; None if unknown."""
     if match := re.match(r"(?:stage(\d+)|backbone\.(\d+))\.(.*)", name):
         stage = int(match[2]) if match[2] else int(match[1]) - FIRST_STAGE[kind]
         inner, _, rest = match[3].partition(".")
         name = f"resnet50.layer{stage}.{rest}" if stage else f"resnet50.{'bn1' if inner == '1' else 'conv1'}.{rest}"
     for own, published in PREFIXES:
-        if name.startswith(own):
+        if name.startswith((own, "backbone.network.")):  # the latter of timm's, which nobody published
             return name
         if name.startswith(published):
             return own + name.removeprefix(published)
@@ -74,7 +58,7 @@ def our_name(name: str, kind: Kind) -> str | None:
 
 
 def kind_of(names: set[str]) -> Kind | None:
-    """Which network a checkpoint is of, by its heads."""
+    """Network that a checkpoint belongs to, by its heads."""
     if any(name.startswith(("fc_edge", "fc_dp", "edge.", "displacement.")) for name in names):
         return "irn"
     if names & {"f9.weight", "side1.weight", "sides.0.weight"}:
@@ -84,7 +68,7 @@ def kind_of(names: set[str]) -> Kind | None:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A checkpoint under our names."""
+    """A checkpoint under this package's names."""
 
     kind: Kind
     state: dict[str, Tensor]
@@ -98,14 +82,14 @@ class Checkpoint:
 
 
 def read_checkpoint(file: Path, setting: str) -> Checkpoint:
-    """A checkpoint of SFC or IRN, published or ours.
+    """A checkpoint of SFC or IRN, from the published code or this package.
 
     Args:
         file: `.pth` or `.pt`.
         setting: what named the file, for the message.
 
     Raises:
-        UserError: no checkpoint, one of another network, or one whose duplicates differ.
+        UserError: not a checkpoint, of another network, or its duplicates differ.
     """
     tensors = read_tensors(file, setting)
     kind = kind_of(set(tensors))
@@ -121,10 +105,10 @@ def read_checkpoint(file: Path, setting: str) -> Checkpoint:
         elif ours not in state:
             state[ours] = tensor
         elif not _same(state[ours], tensor):
-            raise UserError(f"{setting}: {file}: {name} differs from {published_name(ours)}, of which it is a copy")
+            raise UserError(f"{setting}: {file}: {name} differs from another copy of the same tensor ({ours} here)")
     # Other lists of the published modules repeat the heads; the classifier of the ImageNet weights is never used.
     for name, tensor in unknown.items():
-        if not name.startswith("resnet50.fc.") and not any(_same(tensor, known) for known in state.values()):
+        if not name.startswith("resnet50.fc.") and not any(_same(tensor, other) for other in state.values()):
             state[name] = tensor
     return Checkpoint(kind, state)
 
@@ -134,7 +118,7 @@ def _same(one: Tensor, two: Tensor) -> bool:
 
 
 def check_fit(checkpoint: Checkpoint, net: nn.Module, file: Path, setting: str) -> None:
-    """Raises UserError where a checkpoint is not one of this network: another kind, class count or shape."""
+    """Raise a UserError if a checkpoint is of another kind of network, class count or shape."""
     kind: Kind = "irn" if isinstance(net, IRN) else "sfc"
     if checkpoint.kind != kind:
         raise UserError(f"{setting}: {file} is a checkpoint of {TITLES[checkpoint.kind]}, not of {TITLES[kind]}")
@@ -186,17 +170,3 @@ def write(state: Mapping[str, Any], file: Path) -> None:
         partial.replace(file)
     except OSError as error:
         raise UserError(f"{file} can't be written: {error.strerror}") from None
-
-
-def write_published(checkpoint: Checkpoint, file: Path) -> None:
-    """Write a checkpoint on ResNet-50 as the published code does: its names, with duplicates, under `net`.
-
-    Raises:
-        UserError: it is not on ResNet-50.
-    """
-    check_fit(checkpoint, published_network(checkpoint), file, "a published checkpoint")
-    net: dict[str, Tensor] = {}
-    for ours, tensor in checkpoint.state.items():
-        name = published_name(ours)
-        net |= {name: tensor} | dict.fromkeys(duplicate_names(name, checkpoint.kind), tensor)
-    write({"net": net}, file)

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfc.config import Backbone as BackboneSection
+from sfc.errors import UserError
 from sfc.method.cam import resize
-from sfc.networks.backbone import build_backbone
+from sfc.networks.backbone import StagedBackbone, build_backbone
 
 STRIDE = 4
 """Of the outputs: a quarter of the image, rounded up."""
@@ -39,7 +40,10 @@ class IRN(nn.Module):
 
     def __init__(self, section: BackboneSection) -> None:
         super().__init__()
-        self.backbone = build_backbone(section).requires_grad_(False).eval()
+        backbone = build_backbone(section)
+        if not isinstance(backbone, StagedBackbone):
+            raise UserError(f"IRN can't take the backbone {section.name}: use one of torchvision's")
+        self.backbone = backbone.requires_grad_(False).eval()
         side = 64
         shown = self.features(torch.zeros(1, 3, side, side))
         channels = [x.shape[1] for x in shown]

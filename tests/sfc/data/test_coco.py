@@ -12,14 +12,14 @@ import pytest
 
 from sfc.config import Data
 from sfc.data import open_dataset
-from sfc.data.coco import KNOWN, CocoImage, prepare_coco, read_instances, render, verify_coco
+from sfc.data.check import PublishedCounts
+from sfc.data.coco import PUBLISHED, CocoImage, prepare_coco, read_instances, render, verify_coco
 from sfc.data.images import VOID
-from sfc.data.prepared import Known
 from sfc.errors import UserError
 from tests.sfc.data.conftest import SHAPE, box, runs
 
 Root = Callable[..., Path]
-SMALL = Known(3, {"train": 2, "train_all": 3, "val": 1, "val_all": 2})
+SMALL = PublishedCounts(3, {"train": 2, "train_all": 3, "val": 1, "val_all": 2})
 
 
 def painted(*annotations: dict) -> np.ndarray:
@@ -50,7 +50,7 @@ def rewrite(root: Path, change: Callable[[dict], None]) -> None:
 
 def test_the_years_divide_the_same_images() -> None:
     for all_ in ("", "_all"):
-        sums = {KNOWN[year].images[f"train{all_}"] + KNOWN[year].images[f"val{all_}"] for year in KNOWN}
+        sums = {PUBLISHED[year].images[f"train{all_}"] + PUBLISHED[year].images[f"val{all_}"] for year in PUBLISHED}
         assert len(sums) == 1
 
 
@@ -197,13 +197,13 @@ def test_images_that_are_missing_are_counted_and_named_and_may_come_later(coco_r
 
 
 def test_every_difference_is_listed(coco_root: Root) -> None:
-    problems = verify_coco(prepare_coco(coco_root(), 2017), KNOWN[2017]).problems
+    problems = verify_coco(prepare_coco(coco_root(), 2017), PUBLISHED[2017]).problems
     assert problems == [
-        "3 classes, known: 80",
-        "split train: 2 images, known: 117,266",
-        "split train_all: 3 images, known: 118,287",
-        "split val: 1 images, known: 4,952",
-        "split val_all: 2 images, known: 5,000",
+        "3 classes, published: 80",
+        "split train: 2 images, published: 117,266",
+        "split train_all: 3 images, published: 118,287",
+        "split val: 1 images, published: 4,952",
+        "split val_all: 2 images, published: 5,000",
     ]
 
 

@@ -11,11 +11,11 @@ import pytest
 
 from sfc.__main__ import main
 from sfc.data import coco, download, voc
-from sfc.data.prepared import Known
+from sfc.data.check import PublishedCounts
 
 Root = Callable[..., Path]
-SMALL_VOC = Known(20, {"train": 1, "val": 1, "trainval": 2, "train_aug": 4})
-SMALL_COCO = Known(3, {"train": 2, "train_all": 3, "val": 1, "val_all": 2})
+SMALL_VOC = PublishedCounts(20, {"train": 1, "val": 1, "trainval": 2, "train_aug": 4})
+SMALL_COCO = PublishedCounts(3, {"train": 2, "train_all": 3, "val": 1, "val_all": 2})
 
 
 def run(capsys: pytest.CaptureFixture[str], *words: str | Path) -> tuple[int, str, str]:
@@ -27,13 +27,13 @@ def test_counts_that_differ_are_listed_with_exit_code_2(voc_root: Root, capsys) 
     root = voc_root()
     code, out, err = run(capsys, "voc", "--root", root)
     assert code == 2 and "diningtable" in out
-    assert "split train_aug: 4 images, known: 10,582" in err and "split val: 1 images, known: 1,449" in err
+    assert "split train_aug: 4 images, published: 10,582" in err and "split val: 1 images, published: 1,449" in err
     assert "can't be compared" in err and (root / "prepared" / "voc").is_dir()
 
 
 def test_counts_that_are_right_exit_with_0(voc_root: Root, coco_root: Root, capsys, monkeypatch) -> None:
-    monkeypatch.setattr(voc, "KNOWN", SMALL_VOC)
-    monkeypatch.setitem(coco.KNOWN, 2014, SMALL_COCO)
+    monkeypatch.setattr(voc, "PUBLISHED", SMALL_VOC)
+    monkeypatch.setitem(coco.PUBLISHED, 2014, SMALL_COCO)
     for name, root in (("voc", voc_root()), ("coco14", coco_root(year=2014))):
         code, out, err = run(capsys, name, "--root", root)
         assert code == 0 and f"data.format={name} data.root={root}" in out and "error" not in err
@@ -80,7 +80,7 @@ def fetched(voc_root: Root, monkeypatch) -> list[tuple[str, str]]:
 def test_what_is_missing_is_fetched_and_what_is_there_is_not(fetched, tmp_path: Path, capsys) -> None:
     root = tmp_path / "new"
     code, _, err = run(capsys, "voc", "--root", root, "--download")
-    assert code == 2 and "known: 10,582" in err  # prepared; a small VOC is not the known one
+    assert code == 2 and "published: 10,582" in err  # prepared; a small VOC is not the known one
     assert [name for name, _ in fetched] == ["VOCtrainval_11-May-2012.tar", "benchmark.tgz"]
     assert (root / "prepared" / "voc" / "JPEGImages" / "both.jpg").is_file()
     assert not list((root / "downloads").glob("*.extracted"))

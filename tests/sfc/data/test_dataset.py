@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,7 @@ from PIL import Image
 
 from sfc.config import Data
 from sfc.data import open_dataset
+from sfc.data.check import check_data
 from sfc.data.dataset import open_folder
 from sfc.data.images import write_mask
 from sfc.errors import UserError
@@ -124,6 +126,45 @@ def test_a_list_names_each_image_once(voc: Voc, names: list[str], words: str) ->
     assert words in message and "train.txt" in message
 
 
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("../../x", "../../x is a path"),
+        ("..", "is a name with `..`"),
+        ("a..b", "is a name with `..`"),
+        ("/abs/x", "/abs/x is an absolute path"),
+        ("sub/x", "sub/x is a path"),
+        ("sub/../b", "sub/../b is a path"),
+        ("n" * 201, "has 201 bytes, at most 200"),
+        ("\u00e9" * 101, "has 202 bytes, at most 200"),
+    ],
+)
+def test_a_name_that_leads_elsewhere_or_is_too_long_is_refused_with_its_line(voc: Voc, name: str, words: str) -> None:
+    root = voc(IMAGES, csv=CSV, splits={"train": ["a", "", name], "val": ["b"]})
+    for message in (refusal(root), *check_data(open_folder(root), Data(format="folder")).problems[:1]):
+        assert "train.txt:3: " in message and words in message
+
+
+@pytest.mark.parametrize("name", ["with space", "a:b", "a\\b", "\u00e9t\u00e9", "-rf", "a.b.c", "*?", "n" * 200])
+def test_other_odd_characters_in_names_are_read(voc: Voc, name: str) -> None:
+    root = voc({name: pixels()}, masks={name: MASKS["a"]}, csv={name: "cat"})
+    data = open_folder(root)
+    assert data.split("train").ids == (name,) and data.image(name).size == (8, 6) and data.split("train").has_masks
+    assert check_data(data, Data(format="folder", val="train", train="x", select="y")).masks["train"] == 1
+
+
+@pytest.mark.parametrize("split", ["../Segmentation/train", "sub/train", "..", ""])
+def test_a_split_is_one_of_the_lists_and_no_path(voc: Voc, split: str) -> None:
+    assert "no such split; the data has: train" in refusal(voc(IMAGES, csv=CSV), split)
+
+
+@pytest.mark.parametrize("path", ["classes.txt", "ImageSets/Segmentation/train.txt"])
+def test_a_list_that_is_not_utf_8_is_named(voc: Voc, path: str) -> None:
+    root = voc(IMAGES, csv=CSV)
+    (root / path).write_bytes(b"caf\xe9\n")
+    assert f"{root / path}: not a text file in UTF-8" in refusal(root)
+
+
 def test_a_label_that_is_no_class_is_named(voc: Voc) -> None:
     message = refusal(voc(IMAGES, csv=CSV | {"b": "cat bird"}))
     assert "b: " in message and "'bird'" in message and "classes.txt" in message
@@ -147,6 +188,37 @@ def test_a_csv_of_another_form_is_refused_in_words(voc: Voc, text: str) -> None:
     root = voc({"a": pixels()}, csv={})
     (root / "image_labels.csv").write_text(text)
     assert "image_labels.csv" in refusal(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("image,labels\na,cat\nb,cat,dog\nc,\n", r"csv:3: the row of b has more cells .* separated by spaces"),
+        ("image,labels\r\na,cat\r\nb,cat,\r\nc,\r\n", r"csv:3: the row of b has more cells"),
+        ("image,labels,by\na,cat,Ann\nb,cat,dog,Ann\nc,,Bob\n", r"csv:3: the row of b has more cells"),
+        ('image,labels\na,"cat,dog",dog\n', r"csv:2: the row of a has more cells"),
+        ("image,labels\na,cat\nb,cat\n\na,cat\nc,\n", r"csv:5: a second row for a; the first is line 2"),
+        ("image,labels\na,cat\nb,cat\na,dog\n", r"csv:4: a second row for a; the first is line 2"),
+    ],
+)
+def test_a_row_with_too_many_cells_or_a_second_one_is_refused_with_its_line(voc: Voc, text: str, words: str) -> None:
+    root = voc(IMAGES, csv={})
+    (root / "image_labels.csv").write_bytes(text.encode())
+    message = refusal(root)
+    assert re.search(words, message) and str(root) in message
+
+
+def test_further_columns_under_a_header_are_left_alone(voc: Voc) -> None:
+    root = voc(IMAGES, csv={})
+    (root / "image_labels.csv").write_text('by,image,labels\nAnn,a,cat\nBob,b,"cat dog"\n,c,\n')
+    assert open_folder(root).split("train").labels.tolist() == [[1, 0], [1, 1], [0, 0]]
+
+
+@pytest.mark.parametrize("content", [b"image,labels\na,caf\xe9\n", b"\xff\xfei\x00m\x00"])
+def test_a_csv_that_is_not_utf_8_is_refused_in_words(voc: Voc, content: bytes) -> None:
+    root = voc(IMAGES, csv={})
+    (root / "image_labels.csv").write_bytes(content)
+    assert "image_labels.csv: not a CSV file in UTF-8" in refusal(root)
 
 
 def test_a_broken_xml_is_named(voc: Voc) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
 import subprocess
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import EpsImagePlugin, Image
 
-from sfc.data.images import VOID, find_image, palette, read_image, read_mask, write_mask
+from sfc.data.images import VOID, find_image, open_image, palette, read_image, read_mask, write_mask
 
 
 def read(tmp_path: Path, image: Image.Image, name: str = "a.png", **options) -> np.ndarray:
@@ -89,6 +90,47 @@ def test_damaged_files_are_read_or_refused_as_oserror(tmp_path: Path, kind: str)
             except OSError:
                 refused += 1
     assert refused > 50
+
+
+EPS = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n(x) run\n%%EOF\n"
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.eps"])
+def test_eps_text_never_starts_ghostscript_whatever_its_suffix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    program, trace = tmp_path / "gs", tmp_path / "started"
+    program.write_text(f"#!/bin/sh\ntouch {trace}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(EpsImagePlugin, "gs_binary", str(program))
+    (tmp_path / name).write_bytes(EPS)
+    for reader in (read_image, read_mask, open_image):
+        with pytest.raises(OSError, match=rf"{name}: not a .*PNG image"):
+            reader(tmp_path / name)
+    assert not trace.exists()
+    with Image.open(tmp_path / name) as image, contextlib.suppress(OSError):  # as PIL alone would read it
+        image.load()
+    assert trace.exists()
+
+
+@pytest.mark.parametrize("kind", ["GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_other_formats_under_the_suffix_of_a_png_are_refused(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", kind)
+    with pytest.raises(OSError, match="not a JPEG or PNG image"):
+        read_image(tmp_path / "a.png")
+
+
+def test_what_a_file_holds_counts_and_not_its_suffix_and_masks_are_png_alone(tmp_path: Path) -> None:
+    Image.new("L", (4, 3), 7).save(tmp_path / "a.png", "JPEG")
+    assert read_image(tmp_path / "a.png").size == (4, 3)
+    with pytest.raises(OSError, match="not a PNG image"):
+        read_mask(tmp_path / "a.png")
+
+
+def test_a_photograph_of_several_pictures_is_its_first(tmp_path: Path) -> None:
+    first, second = Image.new("RGB", (8, 6), (200, 0, 0)), Image.new("RGB", (4, 4))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[second])  # as many telephones write .jpg
+    assert read_image(tmp_path / "a.jpg").size == (8, 6)
 
 
 @pytest.mark.parametrize("content", [b"", b"no image at all", b"\x89PNG\r\n\x1a\n"])

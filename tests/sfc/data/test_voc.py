@@ -11,8 +11,8 @@ import pytest
 
 from sfc.config import Data
 from sfc.data import open_dataset
-from sfc.data.prepared import Known
-from sfc.data.voc import CLASSES, KNOWN, WITH_CLASS, prepare_voc, read_mat, verify_voc
+from sfc.data.check import PublishedCounts
+from sfc.data.voc import CLASSES, PUBLISHED, WITH_CLASS, prepare_voc, read_mat, verify_voc
 from sfc.errors import UserError
 from sfc.method.weighting import distribution_weights
 from tests.sfc.data.conftest import SHAPE, write_mat
@@ -37,7 +37,7 @@ def refusal(root: Path) -> str:
 
 def test_the_known_counts_are_those_of_the_method() -> None:
     assert sum(WITH_CLASS.values()) == 16458 and len(CLASSES) == 20 and list(CLASSES) == sorted(CLASSES)
-    assert KNOWN.images["train"] + KNOWN.images["val"] == KNOWN.images["trainval"]
+    assert PUBLISHED.images["train"] + PUBLISHED.images["val"] == PUBLISHED.images["trainval"]
     weights = dict(zip(CLASSES, distribution_weights(list(WITH_CLASS.values()), resampling=396), strict=True))
     assert min(weights, key=weights.get) == "bird" and max(weights, key=weights.get) == "cow"
 
@@ -129,7 +129,7 @@ def test_what_is_no_mask_of_sbd_is_named(voc_root: Root, content: bytes) -> None
 
 
 def test_counts_that_are_right_are_no_problem(voc_root: Root) -> None:
-    found = verify_voc(prepare_voc(voc_root()), Known(20, SMALL, {"train_aug": COUNTS}))
+    found = verify_voc(prepare_voc(voc_root()), PublishedCounts(20, SMALL, {"train_aug": COUNTS}))
     assert found.problems == [] and found.images == SMALL
     assert found.counts["train_aug"].sum() == 6
 
@@ -141,16 +141,16 @@ def test_every_difference_is_listed(voc_root: Root) -> None:
     (voc / "Annotations" / "both.xml").unlink()
     (voc / "SegmentationClass" / "v_val.png").unlink()
     (root / SBD_CLS / "s_train.mat").unlink()
-    problems = verify_voc(prepare_voc(root), KNOWN).problems
+    problems = verify_voc(prepare_voc(root), PUBLISHED).problems
     text = "\n".join(problems)
     for words in (
-        "split train: 1 images, known: 1,464",
-        "split train_aug: 4 images, known: 10,582",
+        "split train: 1 images, published: 1,464",
+        "split train_aug: 4 images, published: 10,582",
         "split train_aug: 1 of 4 images are missing: s_val",
         "split train_aug: 1 of 4 masks are missing: s_train",
         "split val: 1 of 1 masks are missing: v_val",
         "both.xml: missing",
-        "split train_aug: 2 images with person, known: 4,155",
+        "split train_aug: 2 images with person, published: 4,155",
     ):
         assert words in text, words
     assert len(set(problems)) == len(problems)
@@ -158,10 +158,10 @@ def test_every_difference_is_listed(voc_root: Root) -> None:
 
 def test_difficult_objects_are_named_where_they_explain_the_counts(voc_root: Root) -> None:
     folder = prepare_voc(voc_root())
-    problems = verify_voc(folder, Known(20, SMALL, {"train_aug": COUNTS | {"boat": 0}})).problems
-    assert problems[0] == "split train_aug: 1 images with boat, known: 0"
+    problems = verify_voc(folder, PublishedCounts(20, SMALL, {"train_aug": COUNTS | {"boat": 0}})).problems
+    assert problems[0] == "split train_aug: 1 images with boat, published: 0"
     assert "without difficult objects" in problems[1]
-    others = verify_voc(folder, Known(20, SMALL, {"train_aug": COUNTS | {"sheep": 0}})).problems
+    others = verify_voc(folder, PublishedCounts(20, SMALL, {"train_aug": COUNTS | {"sheep": 0}})).problems
     assert not any("difficult" in problem for problem in others)
 
 
@@ -182,9 +182,9 @@ def test_preparing_again_changes_nothing(voc_root: Root) -> None:
 def test_another_list_or_mask_is_prepared_anew(voc_root: Root) -> None:
     root = voc_root()
     (root / SBD_CLS / "both.mat").unlink()
-    assert verify_voc(prepare_voc(root), Known(20, SMALL)).problems
+    assert verify_voc(prepare_voc(root), PublishedCounts(20, SMALL)).problems
     write_mat(root / SBD_CLS / "both.mat", np.full(SHAPE, 2, np.uint8))
-    assert verify_voc(prepare_voc(root), Known(20, SMALL)).problems == []
+    assert verify_voc(prepare_voc(root), PublishedCounts(20, SMALL)).problems == []
     (root / "benchmark_RELEASE" / "dataset" / "val.txt").write_text("")
     assert opened(root).ids("train_aug") == ("both", "s_train", "v_train")
 
@@ -197,7 +197,7 @@ def test_what_an_interrupted_preparation_left_is_replaced(voc_root: Root) -> Non
     (partial / "classes.txt").write_text("half")
     (partial / "SegmentationClass" / "s_val.png").unlink()
     assert prepare_voc(root) == folder and not partial.exists() and not (folder / "stray").exists()
-    assert verify_voc(folder, Known(20, SMALL)).problems == []
+    assert verify_voc(folder, PublishedCounts(20, SMALL)).problems == []
     assert (root / "VOCdevkit" / "VOC2012" / "JPEGImages" / "both.jpg").is_file()
 
 
@@ -222,3 +222,15 @@ def test_trainval_can_not_choose_what_val_reports(voc_root: Root) -> None:
     prepare_voc(root)
     with pytest.raises(UserError, match=r"data\.select: the split trainval has 1 images of val"):
         open_dataset(Data(format="voc", root=str(root), train="train_aug", select="trainval"))
+
+
+@pytest.mark.parametrize(
+    "file", ["VOCdevkit/VOC2012/ImageSets/Segmentation/val.txt", "benchmark_RELEASE/dataset/val.txt"]
+)
+def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_written(voc_root: Root, file: str) -> None:
+    root = voc_root()
+    with (root / file).open("a") as names:
+        names.write("../../escaped\n")
+    with pytest.raises(UserError, match=r"val\.txt:\d+: \.\./\.\./escaped is a path"):
+        prepare_voc(root)
+    assert not (root / "prepared").exists()

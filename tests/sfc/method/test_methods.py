@@ -90,5 +90,7 @@ def test_a_class_that_is_no_method_is_refused() -> None:
 
 
 def test_an_unknown_method_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(UserError, match=r"unknown method 'scf'; known: sfc, cam, maps, or module:Class"):
+    with pytest.raises(
+        UserError, match=r"classifier\.method: Input should be sfc, cam, maps or module:Class \(found \"scf\"\)"
+    ):
         change_config(Config(), {"classifier.method": "scf"})

@@ -1,8 +1,9 @@
-"""Published checkpoints in and out, and files that are none."""
+"""Published checkpoints, and files that are none."""
 
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from sfc.errors import UserError
 from sfc.method.network import SFCNet
 from sfc.networks import published_checkpoints as reference
 from sfc.networks.backbone import build_backbone
-from sfc.networks.published_checkpoints import Checkpoint, duplicate_names, load_checkpoint, our_name, published_name
+from sfc.networks.published_checkpoints import FIRST_STAGE, PREFIXES, load_checkpoint, our_name
 from sfc.refine.irn import IRN
 
 CLASSES = 3
@@ -25,6 +26,21 @@ CLASSES = 3
 
 def sfc_net(section: Backbone, classes: int) -> SFCNet:
     return SFCNet(build_backbone(section), classes)
+
+
+def published_name(ours: str) -> str:
+    """A parameter's name in the published checkpoints."""
+    own, published = next(pair for pair in PREFIXES if ours.startswith(pair[0]))
+    return published + ours.removeprefix(own)
+
+
+def duplicate_names(published: str, kind: str) -> list[str]:
+    """The further names under which a published checkpoint holds a tensor of the backbone."""
+    if not (match := re.match(r"resnet50\.(conv1|bn1|layer(\d))\.", published)):
+        return []
+    stage, rest = int(match[2] or 0), published[match.end() :]
+    inner = 1 if match[1] == "bn1" else 0
+    return [f"stage{stage + FIRST_STAGE[kind]}.{inner}.{rest}", f"backbone.{stage}.{inner}.{rest}"]
 
 
 def network(kind: str) -> SFCNet | IRN:
@@ -50,7 +66,7 @@ def parallel(kind: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def nothing_but_stages(kind: str, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    copies = {next(duplicate_names(n, kind)): t for n, t in state.items() if n.startswith("resnet50.")}
+    copies = {duplicate_names(n, kind)[0]: t for n, t in state.items() if n.startswith("resnet50.")}
     return {n: t for n, t in state.items() if not n.startswith("resnet50.")} | copies
 
 
@@ -79,34 +95,39 @@ def test_every_form_of_a_published_checkpoint_is_read(
     reference.check_fit(found, reference.published_network(found), tmp_path, "x")
 
 
-def test_names_go_there_and_back(published: tuple[str, dict[str, Tensor]]) -> None:
+def test_every_name_is_read_as_ours(published: tuple[str, dict[str, Tensor]]) -> None:
     kind, state = published
+    with torch.device("meta"):
+        own = network(kind).state_dict()
+    assert {our_name(name, kind) for name in state} == own.keys() == {our_name(name, kind) for name in own}
     for name in state:
-        ours = our_name(name, kind)
-        assert published_name(ours) == name and our_name(ours, kind) == ours
-        copies = list(duplicate_names(name, kind))
+        copies = duplicate_names(name, kind)
         assert len(copies) == (2 if name.startswith("resnet50.") else 0)
-        assert all(our_name(copy, kind) == ours for copy in copies)
+        assert all(our_name(copy, kind) == our_name(name, kind) for copy in copies)
 
 
-def test_the_stages_are_numbered_as_published() -> None:
-    assert list(duplicate_names("resnet50.bn1.bias", "sfc")) == ["stage0.1.bias", "backbone.0.1.bias"]
-    assert list(duplicate_names("resnet50.layer2.3.conv1.weight", "sfc")) == [
-        "stage2.0.3.conv1.weight",
-        "backbone.2.0.3.conv1.weight",
-    ]
-    assert next(duplicate_names("resnet50.layer2.3.conv1.weight", "irn")) == "stage3.0.3.conv1.weight"
+@pytest.mark.parametrize(
+    ("name", "kind", "ours"),
+    [
+        ("stage0.1.bias", "sfc", "backbone.stem.1.bias"),
+        ("backbone.0.1.bias", "sfc", "backbone.stem.1.bias"),
+        ("stage2.0.3.conv1.weight", "sfc", "backbone.stages.1.3.conv1.weight"),
+        ("stage3.0.3.conv1.weight", "irn", "backbone.stages.1.3.conv1.weight"),
+        ("backbone.2.0.3.conv1.weight", "irn", "backbone.stages.1.3.conv1.weight"),
+    ],
+)
+def test_the_stages_are_numbered_as_published(name: str, kind: str, ours: str) -> None:
+    assert our_name(name, kind) == ours
 
 
 @pytest.mark.parametrize("kind", ["sfc", "irn"])
-def test_a_network_that_is_written_and_read_is_itself(kind: str, tmp_path: Path) -> None:
+def test_a_network_under_the_published_names_is_itself(kind: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     one, two = network(kind).eval(), network(kind).eval()
-    reference.write_published(Checkpoint(kind, one.state_dict()), tmp_path / "out" / "c.pth")
-    saved = torch.load(tmp_path / "out" / "c.pth", weights_only=True)["net"]
-    shared = "resnet50.layer1.0.conv1.weight"
-    assert all(saved[copy].data_ptr() == saved[shared].data_ptr() for copy in duplicate_names(shared, kind))
-    load_checkpoint(two, tmp_path / "out" / "c.pth", "x")
+    reference.write(
+        {"net": duplicated(kind, {published_name(k): v for k, v in one.state_dict().items()})}, tmp_path / "c"
+    )
+    load_checkpoint(two, tmp_path / "c", "x")
     assert all(torch.equal(v, two.state_dict()[k]) for k, v in one.state_dict().items())
 
 
@@ -159,7 +180,7 @@ def test_another_backbone_or_network_is_refused(small: Backbone, tmp_path: Path)
 def test_copies_that_differ_are_refused(published: tuple[str, dict[str, Tensor]], tmp_path: Path) -> None:
     _, state = published
     torch.save(state | {"backbone.0.0.weight": torch.zeros(64, 3, 7, 7)}, tmp_path / "c.pth")
-    with pytest.raises(UserError, match=r"backbone\.0\.0\.weight differs from resnet50\.conv1\.weight"):
+    with pytest.raises(UserError, match=r"backbone\.0\.0\.weight differs from .* \(backbone\.stem\.0\.weight here\)"):
         reference.read_checkpoint(tmp_path / "c.pth", "x")
 
 
@@ -190,16 +211,15 @@ def test_a_file_that_is_no_checkpoint_or_would_run_code_is_refused(
     assert not trace.exists()
 
 
-def test_the_commands_convert_there_and_back(
+def test_the_command_says_what_a_checkpoint_is_and_writes_it_under_our_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
     net = sfc_net(Backbone(name="resnet50"), CLASSES)
-    torch.save(net.state_dict(), "model.pt")
-    assert main(["export-checkpoint", "model.pt", "--out", "best.pth"]) == 0
+    torch.save({"net": {published_name(k): v for k, v in net.state_dict().items()}}, "best.pth")
     assert main(["import-checkpoint", "best.pth"]) == 0
-    said = capsys.readouterr().out
-    assert "SFC, 3 classes" in said and "classifier.weights=results/imported/best.pt" in said
+    output = capsys.readouterr().out
+    assert "SFC, 3 classes" in output and "classifier.weights=results/imported/best.pt" in output
     back = torch.load("results/imported/best.pt", weights_only=True)
     assert back.keys() == net.state_dict().keys()
     assert all(torch.equal(v, back[k]) for k, v in net.state_dict().items())
