@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import threading
@@ -11,37 +12,35 @@ from types import FrameType
 
 from sfc.errors import Diverged, UserError
 
-
-class Terminated(KeyboardInterrupt):
-    """This process was sent SIGTERM."""
-
-    exit_code = 143
+INTERRUPTED, TERMINATED = 130, 143
+"""Exit codes after Ctrl-C and after SIGTERM."""
+GRACE = 15.0
+"""Seconds between SIGTERM and the end of the process, which clusters kill after 30 s. Where the signal went to Ray's
+processes too, as Slurm sends it, Ray waits a minute for them."""
 
 
 class _Received:
     """Whether this process was sent SIGTERM."""
 
-    terminated = False
+    sigterm = False
 
 
 def _terminate(_: int, frame: FrameType | None) -> None:
-    _Received.terminated = True
+    if not _Received.sigterm:
+        _Received.sigterm = True
+        last = threading.Timer(GRACE, os._exit, [TERMINATED])
+        last.daemon = True
+        last.start()
     interrupt = signal.getsignal(signal.SIGINT)
     if callable(interrupt) and interrupt is not signal.default_int_handler:
-        interrupt(signal.SIGINT, frame)  # while trials run it is Ray Tune's, which ends them in order
-        return
-    raise Terminated
+        interrupt(signal.SIGINT, frame)  # while trials run it is Ray Tune's, which starts no more of them
+    raise KeyboardInterrupt
 
 
 def catch_sigterm() -> None:
     """Let SIGTERM do what Ctrl-C does. To be called again after `ray.init`, whose own handler aborts the process."""
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _terminate)
-
-
-def interruption() -> KeyboardInterrupt:
-    """The exception to raise where a library caught a signal and returned as if nothing had happened."""
-    return Terminated() if _Received.terminated else KeyboardInterrupt()
 
 
 def guarded(command: Callable[[], int]) -> int:
@@ -52,19 +51,19 @@ def guarded(command: Callable[[], int]) -> int:
         143 (SIGTERM).
     """
     handler = signal.getsignal(signal.SIGTERM)
-    _Received.terminated = False
     try:
         catch_sigterm()
-        return command()
+        code = command()
     except (UserError, Diverged) as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt as error:
+    except KeyboardInterrupt:
         print("\nstopped; the same command goes on from here", file=sys.stderr)
-        return getattr(error, "exit_code", 130)
+        code = INTERRUPTED
     finally:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
+    return TERMINATED if code == INTERRUPTED and _Received.sigterm else code
 
 
 def set_up_logging() -> None:
