@@ -16,7 +16,12 @@ from sfc.config import Backbone, Config, plugins
 from sfc.config.values import absolute_paths, walk
 from sfc.errors import UserError
 
-EXPERIMENTS = Path(__file__).resolve().parents[2] / "experiments"
+_PACKAGE = Path(__file__).resolve().parents[1]
+EXPERIMENTS = next(
+    (folder for folder in (_PACKAGE / "experiments", _PACKAGE.parent / "experiments") if folder.is_dir()),
+    _PACKAGE.parent / "experiments",
+)
+"""Folder of the YAML files: inside the installed package, or beside `sfc/` in a checkout."""
 
 Address = tuple[str | int, ...]
 

@@ -1,0 +1,70 @@
+"""Check a published SFC or IRN checkpoint, and write its weights under this project's names."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sfc.terminal import guarded
+
+if TYPE_CHECKING:
+    from sfc.config import Config
+
+USES = {"sfc": "classifier.weights", "irn": "pseudo.method=irn affinity.weights"}
+"""Settings that take the weights in the place of training, by the kind of network."""
+
+
+def import_checkpoint(file: Path, out: Path, config: Config | None) -> None:
+    """Check the checkpoint in `file` against the configuration's network, or the published one; write it to `out`.
+
+    Raises:
+        UserError: not such a checkpoint, incomplete, or of another network.
+    """
+    import torch
+
+    from sfc.data import open_dataset
+    from sfc.method.network import SFCNet
+    from sfc.networks import published_checkpoints as published
+    from sfc.networks.backbone import build_backbone
+    from sfc.refine.irn import IRN
+
+    checkpoint = published.read_checkpoint(file, "import-checkpoint")
+    if config is None:
+        net = published.published_network(checkpoint)
+    else:
+        backbone = config.backbone.model_copy(update={"weights": None})
+        with torch.device("meta"):
+            classes = len(open_dataset(config.data).classes)
+            net = IRN(backbone) if checkpoint.kind == "irn" else SFCNet(build_backbone(backbone), classes)
+    published.check_fit(checkpoint, net, file, "import-checkpoint")
+    published.write(checkpoint.state, out)
+    count = f", {checkpoint.classes} classes" if checkpoint.classes else ""
+    print(f"{file}: {published.TITLES[checkpoint.kind]}{count}, {len(checkpoint.state)} tensors, complete")
+    print(f"written to {out}; to use it without training:\n  sfc run CONFIG {USES[checkpoint.kind]}={out}")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, help="a checkpoint that the published code saved")
+    parser.add_argument("config", nargs="?", help="a YAML file, whose backbone and classes the checkpoint must fit")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings put over the file's")
+    parser.add_argument("--out", type=Path, help="file to write (results/imported/NAME.pt)")
+    return parser
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    options = parser().parse_intermixed_args(words)
+
+    def command() -> int:
+        from sfc.config.files import load_config
+
+        config = load_config(options.config, options.overrides) if options.config else None
+        out = options.out or Path("results", "imported", f"{options.file.stem}.pt")
+        import_checkpoint(options.file, out, config)
+        return 0
+
+    return guarded(command)
