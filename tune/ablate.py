@@ -21,7 +21,7 @@ from rich.console import Console
 
 from sfc.__main__ import guarded, set_up_logging
 from sfc.config import Config
-from sfc.config.files import EXPERIMENTS, absolute, change_config, find_file, load_config, parse_override
+from sfc.config.files import EXPERIMENTS, absolute, change_config, find_file, load_config
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import LocalEngine
@@ -29,7 +29,7 @@ from sfc.runtime.store import Address, digest, open_store, store_address, write_
 from tune.cluster.configurations import run_all
 from tune.cluster.connect import connect, results_folder
 from tune.evidence import tables
-from tune.final import best_config
+from tune.final import best_config, with_overrides
 from tune.space.plan_file import Plan, arm_configs, load_plan
 from tune.study.progress import duration
 from tune.study.storage import one_driver
@@ -49,8 +49,7 @@ def start_points(plan: Plan, given: argparse.Namespace) -> tuple[Config, Config 
     config = absolute(load_config(base, given.overrides))
     if not given.study:
         return config, None
-    changes = {".".join(map(str, address)): value for address, value in map(parse_override, given.overrides)}
-    return config, absolute(change_config(best_config(load_study(given.study, given.results)), changes))
+    return config, absolute(with_overrides(best_config(load_study(given.study, given.results)), {}, given.overrides))
 
 
 def check_data(configs: dict[str, Config], store: Address) -> Pipeline:

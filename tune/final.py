@@ -20,7 +20,7 @@ from rich.table import Table
 from sfc import plots
 from sfc.__main__ import guarded, set_up_logging
 from sfc.config import Config
-from sfc.config.files import change_config, dump_config, merge, nest, parse_override
+from sfc.config.files import apply_override, build_config, change_config, dump_config
 from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import LocalEngine
@@ -65,12 +65,15 @@ def sweeps(study: optuna.Study) -> bool:
 
 
 def with_overrides(config: Config, changes: dict[str, Value], overrides: Sequence[str]) -> Config:
-    """A configuration with settings put over it, then with `section.key=value` words."""
-    values: dict[str, Any] = config.model_dump(mode="json")
-    words = ((".".join(map(str, address)), value) for address, value in map(parse_override, overrides))
-    for name, value in [*changes.items(), *words]:
-        values = merge(values, nest(name.split("."), value))
-    return Config.model_validate_json(json.dumps(values))
+    """A configuration with settings put over it, then with `section.key=value` words.
+
+    Raises:
+        UserError: every mistake in the words, each as `command line, ...`.
+    """
+    values, places = change_config(config, changes).model_dump(mode="json"), {}
+    for word in overrides:
+        values, places = apply_override(values, places, word)
+    return build_config(values, places, "settings of the study")
 
 
 def draw(folder: Path, pipeline: Pipeline, iou: dict[str, list[float]]) -> None:
@@ -116,7 +119,6 @@ def run_final(
         What finals.json holds, beside which lie best.yaml, metrics.json and figures of the kept one.
     """
     best_config(study)
-    connect(address)
     wanted, metric = study.user_attrs["final"], study.user_attrs["metric"]
     base, trials = base_of(study), complete(study)[: wanted["top"]]
     jobs = [
@@ -124,6 +126,7 @@ def run_final(
         for trial in trials
         for i in range(wanted["seeds"])
     ]
+    connect(address)
     console.print(f"final: {len(trials)} trials x {wanted['seeds']} seeds through all stages", highlight=False)
     runs: dict[int, Run] = {}
     configs, proxy = [config for _, config in jobs], metric.startswith("proxy/")
