@@ -34,7 +34,8 @@ from tune.space.plan_file import Plan, arm_configs, load_plan
 from tune.study.progress import duration
 from tune.study.storage import one_driver
 from tune.study.study import load_study
-from tune.tracking.tracker import Tracker, fixed_settings, flat, masks_seen, tracking_uri, versions
+from tune.tracking.tracker import Tracker, fixed_settings, flat, masks_seen, tracking_uri
+from tune.tracking.versions import versions
 
 
 def start_points(plan: Plan, given: argparse.Namespace) -> tuple[Config, Config | None]:

@@ -31,8 +31,9 @@ from tune.cluster.connect import connect, results_folder
 from tune.evidence.stats import kendall
 from tune.space.parameter import Value
 from tune.study.study import complete, load_study, name_of, values_of
-from tune.tracking.tracker import EXPERIMENT, Tracker, masks_seen, tracking_uri, versions, without_password
+from tune.tracking.tracker import EXPERIMENT, Tracker, masks_seen, tracking_uri, without_password
 from tune.tracking.trial_log import FIGURE_IMAGES
+from tune.tracking.versions import versions
 
 FINALS = "finals.json"
 

@@ -31,7 +31,7 @@ from tune.evidence import findings as evidence
 from tune.evidence.findings import Evidence, number, spread
 from tune.evidence.importance import LEAST, STEADY, inner_trials, settings_of, shares
 from tune.study.study import load_study, name_of
-from tune.tracking.tracker import versions
+from tune.tracking.versions import versions
 
 LISTED = 20
 """Complete trials in the leaderboard itself; the others are folded below it."""

@@ -37,8 +37,9 @@ from tune.study.progress import Progress, show_edit, show_proxies, show_study
 from tune.study.storage import one_driver
 from tune.study.study import complete, counted, default_name, in_time, load_study, open_study, repair, values_of
 from tune.study.trial import Job, run_trial
-from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions, without_password
+from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, tracking_uri, without_password
 from tune.tracking.trial_log import TrialLogger
+from tune.tracking.versions import versions
 
 
 def check_objective(space: Space, store: Address) -> Pipeline:

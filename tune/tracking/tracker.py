@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
-import platform
 import re
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -35,18 +32,6 @@ def tracking_uri(results: Path) -> str:
 def without_password(uri: str) -> str:
     """`scheme://user:password@host/path?key=value` as it may be shown: without what may hold a secret."""
     return re.sub(r"\?.*", "?***", re.sub(r"//[^/]*@", "//***@", uri))
-
-
-def versions() -> dict[str, str]:
-    """Versions of what computes, and the commit of the code where it is in a checkout."""
-    names = ("sfc-wsss", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
-    found = {f"version.{name}": importlib.metadata.version(name) for name in names}
-    root = Path(__file__).resolve().parents[2]
-    git = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True
-    )
-    commit = git.stdout.strip() if git.returncode == 0 else "unknown"
-    return found | {"version.python": platform.python_version(), "git.commit": commit}
 
 
 def flat(config: Config) -> dict[str, Any]:
