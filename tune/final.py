@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -117,85 +117,140 @@ def run_final(
         overrides: `section.key=value` words put over the settings.
 
     Returns:
-        What finals.json holds, beside which lie best.yaml, metrics.json and figures of the kept one.
+        The content of finals.json (see `summary`) and its `folder`.
+
+    Raises:
+        UserError: no trial ran in full, or an override is wrong.
+        Diverged: no run gave numbers; says why.
     """
-    best_config(study)
-    wanted, metric = study.user_attrs["final"], study.user_attrs["metric"]
-    base, trials = base_of(study), complete(study)[: wanted["top"]]
-    jobs = [
-        (trial.number, with_overrides(base, values_of(trial) | wanted["set"] | {"seed": base.seed + i}, overrides))
-        for trial in trials
-        for i in range(wanted["seeds"])
-    ]
+    jobs = jobs_of(study, overrides)
     connect(address)
-    console.print(f"final: {len(trials)} trials x {wanted['seeds']} seeds through all stages", highlight=False)
+    console.print(f"final: {len(jobs)} runs through all stages, trials x seeds", highlight=False)
     runs: dict[int, Run] = {}
-    configs, proxy = [config for _, config in jobs], metric.startswith("proxy/")
+    metric, configs = study.user_attrs["metric"], [job.config for job in jobs]
+    proxy = metric.startswith("proxy/")
     for i, run in run_all(configs, results, store, workers=workers, sweep=sweeps(study), proxy=proxy):
         runs[i] = run
         value = run.get("metrics", {}).get("val/miou", float("nan"))
         shown = f"failed: {run['failed']}" if "failed" in run else f"val/miou {value:.4f}"
-        console.print(f"{len(runs)}/{len(jobs)}: trial {jobs[i][0]}, seed {jobs[i][1].seed}: {shown}", highlight=False)
-    failed = [
-        f"trial {jobs[i][0]}, seed {jobs[i][1].seed}: {run['failed']}" for i, run in runs.items() if "failed" in run
-    ]
-    if failed:
-        raise Diverged("\n".join(failed))
-    finals: dict[str, Any] = {"metric": metric, "trials": []}
-    for trial in trials:
-        own = [{"seed": jobs[i][1].seed, **runs[i]} for i in range(len(jobs)) if jobs[i][0] == trial.number]
-        means = {
-            name: float(np.mean([run["metrics"][name] for run in own]))
-            for name in (metric, "val/miou")
-            if name in own[0]["metrics"]
-        }
-        finals["trials"].append({"trial": trial.number, "value": trial.value, "mean": means, "runs": own})
-    finals["chosen"] = max(finals["trials"], key=lambda t: t["mean"][metric])["trial"]
-    if "val/miou" in finals["trials"][0]["mean"]:
-        tau = kendall([t["value"] for t in finals["trials"]], [t["mean"]["val/miou"] for t in finals["trials"]])
-        finals["tau"] = asdict(tau)
-        pairs = list(
-            itertools.combinations([t["mean"]["val/miou"] for t in finals["trials"]], 2)
-        )  # best of search first
-        finals["kept_order"] = f"{sum(a > b for a, b in pairs)} of {len(pairs)}"
+        console.print(f"{len(runs)}/{len(jobs)}: {jobs[i].name}: {shown}", highlight=False, soft_wrap=True)
+    outcomes = [(job, runs[i]) for i, job in enumerate(jobs)]
+    finals = summary(metric, outcomes)
+    folder = results / "final" / name_of(study)
+    usable = [(job, run) for job, run in outcomes if "failed" not in run]
+    kept = next((run for job, run in usable if job.trial.number == finals["chosen"]), None)
+    logging.getLogger("sfc").setLevel(logging.WARNING)  # all that follows is in the store
+    if kept is not None:
+        write_folder(folder, finals, kept, Pipeline(_config(kept), open_store(store), LocalEngine(1)))
 
     name = name_of(study)
-    folder = results / "final" / name
-    (folder / "figures").mkdir(parents=True, exist_ok=True)
-    kept = next(i for i, (number, _) in enumerate(jobs) if number == finals["chosen"])
-    pipelines = {i: Pipeline(_config(run), open_store(store), LocalEngine(1)) for i, run in runs.items()}
-    write_atomic(folder / "best.yaml", dump_config(pipelines[kept].config))
-    write_atomic(folder / "metrics.json", json.dumps(runs[kept], indent=1))
-    write_atomic(folder / FINALS, json.dumps(finals, indent=1))
-    logging.getLogger("sfc").setLevel(logging.WARNING)  # all that follows is in the store
-    iou = {name: [np.nan if v is None else v for v in values] for name, values in runs[kept]["iou"].items()}
-    draw(folder / "figures", pipelines[kept], iou)
-
     parent = tracker.find(name)
-    for i, (number, config) in enumerate(jobs):
-        run = tracker.start(
-            f"{name}/final/{digest(config.model_dump(mode='json'))[:8]}",
-            f"final {number} seed {config.seed} {name}",
-            {"sfc.kind": "final", "sfc.study": name, "sfc.trial": str(number)},
+    for job, run in outcomes:
+        id_ = tracker.start(
+            f"{name}/final/{digest(job.config.model_dump(mode='json'))[:8]}",
+            f"final {job.trial.number} seed {job.config.seed} {name}",
+            {"sfc.kind": "final", "sfc.study": name, "sfc.trial": str(job.trial.number)},
             parent.info.run_id if parent else None,
         )
-        [trial] = [t for t in trials if t.number == number]
-        pipeline = pipelines[i]
+        params = values_of(job.trial) | {"seed": job.config.seed}
+        if "failed" in run:
+            tracker.log(id_, params=params, tags=versions() | {"sfc.complete": "False", "sfc.reason": run["failed"]})
+            tracker.end(id_, failed=True)
+            continue
+        pipeline = Pipeline(_config(run), open_store(store), LocalEngine(1))
         tracker.log(
-            run,
-            params=values_of(trial) | {"seed": config.seed, "pseudo.threshold": pipeline.config.pseudo.threshold},
-            metrics=runs[i]["metrics"],
+            id_,
+            params=params | {"pseudo.threshold": pipeline.config.pseudo.threshold},
+            metrics=run["metrics"],
             history=json.loads((pipeline.classifier() / "history.json").read_text(encoding="utf-8")),
             tags=versions()
-            | {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True", "sfc.kept": str(i == kept)}
-            | masks_seen(runs[i]["supervision"]),
+            | {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True", "sfc.kept": str(run is kept)}
+            | masks_seen(run["supervision"]),
         )
-        if i == kept:
-            tracker.client.log_artifacts(run, str(folder))
+        if run is kept:
+            tracker.client.log_artifacts(id_, str(folder))
             if parent and not overrides:  # with them it is not what the search stands for
-                tracker.best(parent.info.run_id, number, values_of(trial), runs[i])
-        tracker.end(run)
+                tracker.best(parent.info.run_id, job.trial.number, values_of(job.trial), run)
+        tracker.end(id_)
+    if kept is None:
+        raise Diverged("no final run gave numbers:\n" + "\n".join(reasons(finals)))
     return finals | {"folder": str(folder)}
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of the final: a trial's settings with one seed."""
+
+    trial: optuna.trial.FrozenTrial
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return f"trial {self.trial.number}, seed {self.config.seed}"
+
+
+def jobs_of(study: optuna.Study, overrides: Sequence[str]) -> list[Job]:
+    """The best complete trials, the best first, each with the seeds that the study's space asks for.
+
+    Raises:
+        UserError: no trial ran in full, or an override is wrong.
+    """
+    best_config(study)
+    wanted, base = study.user_attrs["final"], base_of(study)
+    return [
+        Job(trial, with_overrides(base, values_of(trial) | wanted["set"] | {"seed": base.seed + i}, overrides))
+        for trial in complete(study)[: wanted["top"]]
+        for i in range(wanted["seeds"])
+    ]
+
+
+def summary(metric: str, outcomes: Sequence[tuple[Job, Run]]) -> dict[str, Any]:
+    """The content of finals.json.
+
+    Args:
+        metric: the objective; the trial with its best mean is chosen.
+        outcomes: every job and its run, the search's best trial first.
+
+    Returns:
+        `metric`; `trials` with at least one run that gave numbers: `trial` (its number), `value` in the search, `mean`
+        over these runs, and the `runs`; `failed`: the other runs. Where there are trials also the number of the
+        `chosen` one, and of those with a segmentation `tau` and `kept_order` against the search.
+    """
+    trials: dict[int, dict[str, Any]] = {}
+    failed = []
+    for job, run in outcomes:
+        number, entry = job.trial.number, {"seed": job.config.seed, **run}
+        if "failed" in run:
+            failed.append({"trial": number, **entry})
+        else:
+            trials.setdefault(number, {"trial": number, "value": job.trial.value, "runs": []})["runs"].append(entry)
+    finals: dict[str, Any] = {"metric": metric, "trials": list(trials.values()), "failed": failed}
+    for trial in finals["trials"]:
+        names = [name for name in (metric, "val/miou") if name in trial["runs"][0]["metrics"]]
+        trial["mean"] = {name: float(np.mean([run["metrics"][name] for run in trial["runs"]])) for name in names}
+    if trials:
+        finals["chosen"] = max(finals["trials"], key=lambda t: t["mean"][metric])["trial"]
+    means = [t["mean"]["val/miou"] for t in finals["trials"] if "val/miou" in t["mean"]]
+    if trials and len(means) == len(trials):
+        finals["tau"] = asdict(kendall([t["value"] for t in finals["trials"]], means))
+        pairs = list(itertools.combinations(means, 2))  # best of the search first
+        finals["kept_order"] = f"{sum(a > b for a, b in pairs)} of {len(pairs)}"
+    return finals
+
+
+def reasons(finals: dict[str, Any]) -> list[str]:
+    """A line for each failed run."""
+    return [f"trial {run['trial']}, seed {run['seed']}: {run['failed']}" for run in finals["failed"]]
+
+
+def write_folder(folder: Path, finals: dict[str, Any], run: Run, pipeline: Pipeline) -> None:
+    """finals.json, and of the kept run best.yaml, metrics.json and figures."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "best.yaml", dump_config(pipeline.config))
+    write_atomic(folder / "metrics.json", json.dumps(run, indent=1))
+    write_atomic(folder / FINALS, json.dumps(finals, indent=1))
+    iou = {name: [np.nan if v is None else v for v in values] for name, values in run["iou"].items()}
+    draw(folder / "figures", pipeline, iou)
 
 
 def _config(run: Run) -> Config:
@@ -229,6 +284,10 @@ def show_final(console: Console, finals: dict[str, Any]) -> None:
     console.print(f"settings, numbers, figures: {finals['folder']}", soft_wrap=True)
     for name, path in first["folders"].items():
         console.print(f"{name}: {path}", soft_wrap=True)
+    if finals["failed"]:
+        console.print(f"{len(finals['failed'])} runs failed, and are in no number:", highlight=False)
+        for reason in reasons(finals):
+            console.print(f"  {reason}", soft_wrap=True, highlight=False, markup=False)
 
 
 def _ranking(finals: dict[str, Any]) -> Table:
@@ -281,7 +340,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.print(
             f"MLflow: experiment {EXPERIMENT} at {without_password(tracking_uri(given.results))}", soft_wrap=True
         )
-        return 0
+        return 1 if finals["failed"] else 0
 
     return guarded(command)
 

@@ -197,11 +197,13 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             tracker.end(parent, failed=True)
             return 1
         tracker.text(parent, dump_config(best_config(study)), "best.yaml")
+        failed = False
         if final:
             finals = run_final(
                 study, given.results, tracker, console, store=store, workers=given.workers, address=given.address
             )
             show_final(console, finals)
+            failed = bool(finals["failed"])
         else:
             best = complete(study)[0]
             tracker.best(parent, best.number, values_of(best), best.user_attrs)
@@ -210,7 +212,7 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         place = without_password(tracking_uri(given.results))
         opens = f"open {place}" if place.startswith("http") else f"mlflow ui --backend-store-uri {place}"
         console.print(f"  {opens}", soft_wrap=True, highlight=False)
-    return 0
+    return 1 if failed else 0
 
 
 def parser() -> argparse.ArgumentParser:

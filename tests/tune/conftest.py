@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
+from ray.cluster_utils import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -144,3 +146,25 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
 def head() -> Iterator[Head]:
     with ray_head() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Ray of three nodes, one for all tests of a process: a head that works on nothing, and two with a core each."""
+    started = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 10**8, "include_dashboard": False}
+    )
+    yield started
+    ray.shutdown()
+    started.shutdown()
+
+
+@pytest.fixture
+def nodes(cluster: Cluster) -> Cluster:
+    """The three nodes, those replaced that an earlier test lost; this process is connected to them."""
+    while len(cluster.worker_nodes) < 2:
+        cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    if not ray.is_initialized():
+        ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster.wait_for_nodes()
+    return cluster

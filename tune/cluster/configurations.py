@@ -84,9 +84,10 @@ def run_all(
     Yields:
         Position in `configs` and numbers, as they are done.
     """
+    here = open_store(store)  # makes the folder that the nodes are then asked for
     check_nodes([store, *([results] if workers > 1 else [])])
     arguments = {"sweep": sweep, "proxy": proxy, "until": until}
-    gpus, here = ray.cluster_resources().get("GPU", 0) > 0, open_store(store)
+    gpus = ray.cluster_resources().get("GPU", 0) > 0
     at_once = min(len(configs), slots(workers, workers if gpus else 0))
     if workers == 1:
         cpus = 1 if gpus else max(1, int(ray.cluster_resources()["CPU"]) // len(configs))
