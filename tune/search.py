@@ -26,9 +26,11 @@ from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import available_cpus
 from sfc.runtime.store import Address, open_store, store_address
-from tune.cluster.connect import check_nodes, connect, results_folder, slots
+from tune.cluster.connect import check_nodes, connect, slots
 from tune.cluster.ray_engine import RETRIES
-from tune.final import best_config, run_final, show_final
+from tune.final import show_final
+from tune.options import ClusterOptions, results_folder
+from tune.runs.finals import best_config, run_final
 from tune.space.space_file import PROXIES, Space, load_space, seconds
 from tune.study.ask_tell import StudySearch
 from tune.study.dry_run import show_plan
@@ -199,9 +201,8 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         tracker.text(parent, dump_config(best_config(study)), "best.yaml")
         failed = False
         if final:
-            finals = run_final(
-                study, given.results, tracker, console, store=store, workers=given.workers, address=given.address
-            )
+            cluster = ClusterOptions(given.results, store, given.workers, given.address)
+            finals = run_final(study, cluster, tracker, console)
             show_final(console, finals)
             failed = bool(finals["failed"])
         else:

@@ -13,7 +13,8 @@ from sfc.config import Config
 from sfc.config.files import absolute, change_config, load_config
 from sfc.errors import UserError
 from tests.tune.conftest import ROOT, TINY, command
-from tune.ablate import changes_of, check_data, main
+from tune.ablate import main
+from tune.runs.ablation import changes_of, check_data
 from tune.study.storage import storage_at
 from tune.tracking.tracker import EXPERIMENT, tracking_uri
 

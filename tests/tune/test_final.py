@@ -10,6 +10,7 @@ from mlflow.entities import Run
 
 from tests.tune.conftest import SPACE, TINY
 from tune import final
+from tune.runs import finals as runs
 from tune.space.space_file import load_space
 from tune.study.study import open_study
 from tune.tracking.tracker import Tracker, tracking_uri
@@ -100,7 +101,7 @@ def test_a_final_without_any_number_fails_with_the_reasons(
 
 
 def test_a_trial_of_which_a_seed_failed_has_its_mean_over_the_others() -> None:
-    def outcome(number: int, seed: int, value: float | None) -> tuple[final.Job, dict]:
+    def outcome(number: int, seed: int, value: float | None) -> tuple[runs.Job, dict]:
         job = SimpleNamespace(
             trial=SimpleNamespace(number=number, value=0.5 - number / 10), config=SimpleNamespace(seed=seed)
         )
@@ -109,11 +110,11 @@ def test_a_trial_of_which_a_seed_failed_has_its_mean_over_the_others() -> None:
         )
         return job, run  # type: ignore[return-value]
 
-    finals = final.summary(
+    finals = runs.summary(
         "seed/best_miou", [outcome(0, 10, 0.2), outcome(0, 11, 0.4), outcome(1, 10, None), outcome(1, 11, 0.5)]
     )
     first, second = finals["trials"]
     assert first["mean"] == pytest.approx({"seed/best_miou": 0.3, "val/miou": 0.15})
     assert second["mean"] == {"seed/best_miou": 0.5, "val/miou": 0.25} and len(second["runs"]) == 1
     assert finals["chosen"] == 1 and finals["kept_order"] == "0 of 1"
-    assert final.reasons(finals) == ["trial 1, seed 10: not finite"]
+    assert runs.reasons(finals) == ["trial 1, seed 10: not finite"]

@@ -22,7 +22,7 @@ from sfc.scoring.tally import IMAGES, read_images
 from tune.evidence.stats import COVERAGE, RESAMPLES, Interval, holm, over_images, p_value, paired
 
 Numbers = dict[str, Any]
-"""What numbers.json of an ablation holds; see `tune.ablate`."""
+"""What numbers.json of an ablation holds; see `tune.runs.ablation`."""
 Rows = list[list[str]]
 
 COLUMNS = {

@@ -7,7 +7,7 @@ from sfc.config.files import absolute, change_config, load_config
 from sfc.pipeline import Until
 from sfc.runtime.engine import LocalEngine
 from tests.tune.conftest import TINY
-from tune.cluster.configurations import Run, run_config
+from tune.cluster.configurations import Goal, Run, run_config
 
 
 def tiny(folder: Path) -> Config:
@@ -15,7 +15,7 @@ def tiny(folder: Path) -> Config:
 
 
 def run(config: Config, store: Path, until: Until = "segmentation", *, proxy: bool = False) -> Run:
-    return run_config(config, store, LocalEngine(1), sweep=True, proxy=proxy, until=until)
+    return run_config(config, store, LocalEngine(1), Goal(sweep=True, proxy=proxy, until=until))
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
