@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -10,7 +9,6 @@ from mlflow.entities import Run
 
 from tests.tune.conftest import SPACE, TINY
 from tune import final
-from tune.runs import finals as runs
 from tune.space.space_file import load_space
 from tune.study.study import open_study
 from tune.tracking.tracker import Tracker, tracking_uri
@@ -98,23 +96,3 @@ def test_a_final_without_any_number_fails_with_the_reasons(
     assert "no final run gave numbers" in error and "trial 0, seed 10: the loss" in error
     assert not (tmp_path / "final").exists()
     assert {run.info.status for run in final_runs(tmp_path).values()} == {"FAILED"}
-
-
-def test_a_trial_of_which_a_seed_failed_has_its_mean_over_the_others() -> None:
-    def outcome(number: int, seed: int, value: float | None) -> tuple[runs.Job, dict]:
-        job = SimpleNamespace(
-            trial=SimpleNamespace(number=number, value=0.5 - number / 10), config=SimpleNamespace(seed=seed)
-        )
-        run = (
-            {"failed": "not finite"} if value is None else {"metrics": {"seed/best_miou": value, "val/miou": value / 2}}
-        )
-        return job, run  # type: ignore[return-value]
-
-    finals = runs.summary(
-        "seed/best_miou", [outcome(0, 10, 0.2), outcome(0, 11, 0.4), outcome(1, 10, None), outcome(1, 11, 0.5)]
-    )
-    first, second = finals["trials"]
-    assert first["mean"] == pytest.approx({"seed/best_miou": 0.3, "val/miou": 0.15})
-    assert second["mean"] == {"seed/best_miou": 0.5, "val/miou": 0.25} and len(second["runs"]) == 1
-    assert finals["chosen"] == 1 and finals["kept_order"] == "0 of 1"
-    assert runs.reasons(finals) == ["trial 1, seed 10: not finite"]

@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -57,38 +56,32 @@ def hang_guard(timeout: float = TIMEOUT) -> Iterator[Step]:
         faulthandler.cancel_dump_traceback_later()
 
 
-@dataclass(frozen=True)
-class _Training:
-    """What each worker of Ray Train needs to run a training loop."""
+def _train(loop: Callable[..., None], arguments: tuple[Any, ...], folder: Path, cpus: int, timeout: float) -> None:
+    """Run a training loop in a worker of Ray Train; a divergence ends it as if it were done, with its reason in a file,
+    since a retry would diverge again.
 
-    loop: Callable[..., None]
-    arguments: tuple[Any, ...]
-    folder: Path
-    """For checkpoints."""
-    cpus: int
-    """Threads of a worker, or processes that read ahead where it has a GPU."""
-    timeout: float
-
-
-def _train(config: dict[str, _Training]) -> None:
-    """Run the training loop in a worker of Ray Train; a divergence ends it as if it were done, with its reason in a
-    file, since a retry would diverge again."""
-    training = config["training"]
-    rank, device = ray.train.get_context(), get_device()
-    torch.set_num_threads(training.cpus)
+    Args:
+        loop: as in `Engine.train`.
+        arguments: of the loop, after its context.
+        folder: for checkpoints.
+        cpus: threads; or processes that read ahead, where the worker has a GPU.
+        timeout: see TIMEOUT.
+    """
+    worker, device = ray.train.get_context(), get_device()
+    torch.set_num_threads(cpus)
     try:
-        with hang_guard(training.timeout) as step:
+        with hang_guard(timeout) as step:
             context = Context(
-                training.folder,
-                rank=rank.get_world_rank(),
-                world_size=rank.get_world_size(),
+                folder,
+                rank=worker.get_world_rank(),
+                world_size=worker.get_world_size(),
                 device=device,
-                loader_workers=min(8, training.cpus) if device.type == "cuda" else 0,
+                loader_workers=min(8, cpus) if device.type == "cuda" else 0,
                 on_step=step,
             )
-            training.loop(context, *training.arguments)
+            loop(context, *arguments)
     except Diverged as error:
-        (training.folder / REASON).write_text(str(error), encoding="utf-8")
+        (folder / REASON).write_text(str(error), encoding="utf-8")
     except FileNotFoundError as error:
         raise _missing_here(error) from error
 
@@ -153,15 +146,15 @@ class RayEngine:
         share = cpus - 0.01 if self.in_trial and cpus == 1 else float(cpus)
         resources = {"CPU": share} | ({"GPU": self.gpus} if self.gpus else {})
         os.environ.setdefault(START_TIMEOUT, "15")
+        timeout = self.timeout  # the workers get the values alone, not this object
         trainer = TorchTrainer(
-            _train,
-            train_loop_config={"training": _Training(loop, args, folder, cpus, self.timeout)},
+            lambda: _train(loop, args, folder, cpus, timeout),
             scaling_config=ScalingConfig(
                 num_workers=(1, self.workers) if self.workers > 1 else 1,
                 use_gpu=bool(self.gpus),
                 resources_per_worker=resources,
             ),
-            torch_config=TorchConfig(timeout_s=int(self.timeout)),
+            torch_config=TorchConfig(timeout_s=int(timeout)),
             run_config=RunConfig(
                 # Our checkpoints lie in the stage's folder, so a run of Ray Train is never resumed by its name.
                 name=f"{folder.parent.name}-{folder.stem}-{os.getpid()}-{time.time_ns()}",

@@ -142,21 +142,21 @@ def run_final(
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     outcomes = [(job, runs[i]) for i, job in enumerate(jobs)]
     finals = summary(metric, outcomes)
-    kept = next(
-        (run for job, run in outcomes if job.trial.number == finals.get("chosen") and "failed" not in run), None
-    )
-    folder = cluster.results / "final" / name_of(study)
+    usable = [(job, run) for job, run in outcomes if "failed" not in run]
+    kept = next((run for job, run in usable if job.trial.number == finals["chosen"]), None)
+    folder, name = cluster.results / "final" / name_of(study), name_of(study)
     logging.getLogger("sfc").setLevel(logging.WARNING)  # the store has everything from here on
-    pipelines = [None if "failed" in run else pipeline_of(run, cluster) for _, run in outcomes]
-    for (_, run), pipeline in zip(outcomes, pipelines, strict=True):
-        if run is kept and pipeline is not None:
-            write_folder(folder, finals, run, pipeline)
-    search = tracker.find(name_of(study))
+    if kept is not None:
+        write_folder(folder, finals, kept, _pipeline(kept, cluster))
+    search = tracker.find(name)
     parent = search.info.run_id if search else None
-    for (job, run), pipeline in zip(outcomes, pipelines, strict=True):
-        tracked = track(tracker, study, parent, job, run, pipeline)
-        if pipeline is not None:
-            tracker.log(tracked, tags={"sfc.kept": str(run is kept)})
+    for job, run in outcomes:
+        key = f"{name}/final/{digest(job.config.model_dump(mode='json'))[:8]}"
+        tags = {"sfc.kind": "final", "sfc.study": name, "sfc.trial": str(job.trial.number)}
+        title = f"final {job.trial.number} seed {job.config.seed} {name}"
+        tracked = tracker.start(key, title, tags, parent)
+        track(tracker, tracked, job, run, None if "failed" in run else _pipeline(run, cluster))
+        tracker.log(tracked, tags={"sfc.kept": str(run is kept)})  # another run may be kept than last time
         if run is kept:
             tracker.files(tracked, folder)
             if parent and not overrides:  # with overrides it is not the search's best
@@ -166,7 +166,7 @@ def run_final(
     return finals | {"folder": str(folder)}
 
 
-def pipeline_of(run: Run, cluster: ClusterOptions) -> Pipeline:
+def _pipeline(run: Run, cluster: ClusterOptions) -> Pipeline:
     """The pipeline of a run that is done, to read its outputs."""
     return Pipeline(build_config(run["config"]), open_store(cluster.store), LocalEngine(1))
 
@@ -233,44 +233,25 @@ def draw(folder: Path, pipeline: Pipeline, iou: dict[str, list[float | None]]) -
     bars = {name: [math.nan if value is None else value for value in values] for name, values in iou.items()}
     plots.class_bars(folder / "classes.png", bars, data.classes, pipeline.train.labels.sum(0).tolist())
     for name, stage in (("classifier", pipeline.classifier()), ("segmentation", pipeline.segmentation())):
-        plots.curves(folder / f"losses_{name}.png", history_of(stage))
+        plots.curves(folder / f"losses_{name}.png", _history(stage))
 
 
-def history_of(stage: Path) -> list[dict[str, float]]:
+def _history(stage: Path) -> list[dict[str, float]]:
     """Metrics by epoch of a training, from its output folder."""
     return json.loads((stage / "history.json").read_text(encoding="utf-8"))
 
 
-def track(
-    tracker: Tracker, study: optuna.Study, parent: str | None, job: Job, run: Run, pipeline: Pipeline | None
-) -> str:
-    """Write the MLflow run of a final run.
-
-    Args:
-        tracker: writes.
-        study: searched the settings.
-        parent: id of the search's run.
-        job: settings and seed.
-        run: its numbers, or why it failed.
-        pipeline: reads the outputs; None for a run that failed.
-
-    Returns:
-        The id of the MLflow run.
-    """
-    name, number, seed = name_of(study), job.trial.number, job.config.seed
-    key = f"{name}/final/{digest(job.config.model_dump(mode='json'))[:8]}"
-    tags = {"sfc.kind": "final", "sfc.study": name, "sfc.trial": str(number)}
-    tracked = tracker.start(key, f"final {number} seed {seed} {name}", tags, parent)
-    params = values_of(job.trial) | {"seed": seed}
+def track(tracker: Tracker, tracked: str, job: Job, run: Run, pipeline: Pipeline | None) -> None:
+    """Write the results of a final run to its MLflow run `tracked`; without a pipeline, the reason why it failed."""
+    params = values_of(job.trial) | {"seed": job.config.seed}
     if pipeline is None:
         tracker.finish(tracked, params=params, tags=versions() | {"sfc.complete": "False"}, failed=run["failed"])
-    else:
-        tags = {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True"}
-        tracker.finish(
-            tracked,
-            params=params | {"pseudo.threshold": pipeline.config.pseudo.threshold},
-            metrics=run["metrics"],
-            history=history_of(pipeline.classifier()),
-            tags=versions() | tags | masks_seen(run["supervision"]),
-        )
-    return tracked
+        return
+    tags = {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True"}
+    tracker.finish(
+        tracked,
+        params=params | {"pseudo.threshold": pipeline.config.pseudo.threshold},
+        metrics=run["metrics"],
+        history=_history(pipeline.classifier()),
+        tags=versions() | tags | masks_seen(run["supervision"]),
+    )

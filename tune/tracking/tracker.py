@@ -5,9 +5,8 @@ from __future__ import annotations
 import math
 import os
 import re
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -215,15 +214,9 @@ class Tracker:
         tags = {"sfc.best": str(trial), **{f"best.{name}": str(value)[:LIMIT] for name, value in values.items()}}
         self.log(search, metrics=numbers["metrics"], tags=tags | masks_seen(numbers.get("supervision", {})))
 
-    def figures(self, run: str, draw: Callable[[Path], None]) -> None:
-        """Store the files that `draw` writes into a folder, as artifacts under `figures`."""
-        with tempfile.TemporaryDirectory() as name:
-            draw(Path(name))
-            self.client.log_artifacts(run, name, "figures")
-
-    def files(self, run: str, folder: Path) -> None:
-        """Store a folder's files as artifacts."""
-        self.client.log_artifacts(run, str(folder))
+    def files(self, run: str, folder: Path, name: str | None = None) -> None:
+        """Store a folder's files as artifacts, in a folder of another name or in none."""
+        self.client.log_artifacts(run, str(folder), name)
 
     def text(self, run: str, text: str, file: str) -> None:
         """Store a text as an artifact."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -139,14 +140,13 @@ class TrialLogger(Callback):
     def _figures(self, trial: FrozenTrial, run: str) -> None:
         """Draw maps and losses of a complete trial."""
         maps = self.store.local(Path(trial.user_attrs.get("maps", "-")))
-        if maps:
-
-            def draw(folder: Path) -> None:
-                section = self.space.config(values_of(trial)).pseudo
-                plots.maps_figure(folder / "maps.png", self.data, self.pictured, maps, section)
-                plots.curves(folder / "losses.png", trial.user_attrs["history"])
-
-            self.tracker.figures(run, draw)
+        if maps is None:
+            return
+        with tempfile.TemporaryDirectory() as name:
+            section = self.space.config(values_of(trial)).pseudo
+            plots.maps_figure(Path(name, "maps.png"), self.data, self.pictured, maps, section)
+            plots.curves(Path(name, "losses.png"), trial.user_attrs["history"])
+            self.tracker.files(run, Path(name), "figures")
 
     def catch_up(self) -> None:
         """Finish the runs of trials that ended while no driver was running."""

@@ -32,7 +32,7 @@ def test_until_says_how_far_a_run_goes(tmp_path: Path) -> None:
     config = tiny(tmp_path)
     found = run(config, tmp_path / "store", "seed")
     assert set(found["folders"]) == {"seed", "seed_val"}
-    assert not (tmp_path / "store" / "pseudo").exists()
+    assert not (tmp_path / "store" / "labels").exists()
     assert found["supervision"]["seed_val/miou"] == "held-out masks"
 
 

@@ -84,9 +84,9 @@ def test_a_long_history_goes_by_several_requests(tracker: Tracker, run: str) -> 
 
 
 def test_artifacts_are_beside_the_database(tracker: Tracker, run: str, tmp_path: Path) -> None:
-    tracker.figures(run, lambda folder: (folder / "maps.png").write_bytes(b"x"))
     (tmp_path / "numbers.json").write_text("{}")
     tracker.files(run, tmp_path)
+    tracker.files(run, tmp_path, "figures")
     tracker.text(run, "base", "base.yaml")
     assert {file.path for file in tracker.client.list_artifacts(run)} == {"figures", "numbers.json", "base.yaml"}
 
