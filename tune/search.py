@@ -25,10 +25,12 @@ from sfc.config.files import dump_config
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import available_cpus
-from sfc.runtime.stores import StoreAddress, open_store, store_address
-from tune.cluster.connect import check_nodes, connect, results_folder, slots
+from sfc.runtime.store import Address, open_store, store_address
+from tune.cluster.connect import check_nodes, connect, slots
 from tune.cluster.ray_engine import RETRIES
-from tune.final import best_config, run_final, show_final
+from tune.final import show_final
+from tune.options import ClusterOptions, results_folder
+from tune.runs.finals import best_config, run_final
 from tune.space.space_file import PROXIES, Space, load_space, seconds
 from tune.study.ask_tell import StudySearch
 from tune.study.dry_run import show_plan
@@ -37,11 +39,12 @@ from tune.study.progress import Progress, show_edit, show_proxies, show_study
 from tune.study.storage import one_driver
 from tune.study.study import complete, counted, default_name, in_time, load_study, open_study, repair, values_of
 from tune.study.trial import Job, run_trial
-from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions, without_password
+from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, tracking_uri, without_password
 from tune.tracking.trial_log import TrialLogger
+from tune.tracking.versions import versions
 
 
-def check_objective(space: Space, store: StoreAddress) -> Pipeline:
+def check_objective(space: Space, store: Address) -> Pipeline:
     """The base's pipeline, its data opened and its objective possible.
 
     Raises:
@@ -65,7 +68,7 @@ def run_trials(
     study: optuna.Study,
     space: Space,
     results: Path,
-    store: StoreAddress,
+    store: Address,
     logger: TrialLogger,
     console: Console,
     *,
@@ -196,11 +199,12 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
             tracker.end(parent, failed=True)
             return 1
         tracker.text(parent, dump_config(best_config(study)), "best.yaml")
+        failed = False
         if final:
-            finals = run_final(
-                study, given.results, tracker, console, store=store, workers=given.workers, address=given.address
-            )
+            cluster = ClusterOptions(given.results, store, given.workers, given.address)
+            finals = run_final(study, cluster, tracker, console)
             show_final(console, finals)
+            failed = bool(finals["failed"])
         else:
             best = complete(study)[0]
             tracker.best(parent, best.number, values_of(best), best.user_attrs)
@@ -209,7 +213,7 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         place = without_password(tracking_uri(given.results))
         opens = f"open {place}" if place.startswith("http") else f"mlflow ui --backend-store-uri {place}"
         console.print(f"  {opens}", soft_wrap=True, highlight=False)
-    return 0
+    return 1 if failed else 0
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+import ray
+from ray.cluster_utils import Cluster
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = [
@@ -126,11 +128,11 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
     )
     try:
         assert process.stdout is not None
-        said = ""
-        while "Ray runtime started" not in said:
+        output = ""
+        while "Ray runtime started" not in output:
             line = process.stdout.readline()
-            assert line, f"no Ray:\n{said}"
-            said += line
+            assert line, f"no Ray:\n{output}"
+            output += line
         yield Head(folder, process, f"127.0.0.1:{gcs}", f"http://127.0.0.1:{dashboard}", environment)
     finally:
         process.terminate()
@@ -140,7 +142,44 @@ def ray_head(cpus: int = 2) -> Iterator[Head]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def head() -> Iterator[Head]:
-    with ray_head() as found:
-        yield found
+    with ray_head() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Ray of three nodes, one for all tests of a process: a head that works on nothing, and two with a core each."""
+    soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}  # a lost node is noticed in seconds
+    started = Cluster(
+        initialize_head=True,
+        head_node_args={
+            "num_cpus": 0,
+            "object_store_memory": 10**8,
+            "include_dashboard": False,
+            "_system_config": soon,
+        },
+    )
+    yield started
+    ray.shutdown()
+    started.shutdown()
+
+
+@pytest.fixture
+def nodes(cluster: Cluster) -> Cluster:
+    """The three nodes, those replaced that an earlier test lost; this process is connected to them."""
+    while len(cluster.worker_nodes) < 2:
+        cluster.add_node(num_cpus=1, object_store_memory=10**8)
+    if ray.is_initialized() and ray.get_runtime_context().gcs_address != cluster.address:
+        ray.shutdown()
+    if not ray.is_initialized():
+        ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    cluster.wait_for_nodes()
+    return cluster
+
+
+@pytest.fixture
+def without_ray() -> None:
+    """This process is connected to no Ray; the nodes of `cluster` stay."""
+    ray.shutdown()

@@ -5,15 +5,11 @@ import signal
 import subprocess
 from pathlib import Path
 
-import numpy as np
 import pytest
 from mlflow import MlflowClient
 
-from sfc.config import Config
-from sfc.config.files import absolute, change_config, load_config
-from sfc.errors import UserError
 from tests.tune.conftest import ROOT, TINY, command
-from tune.ablate import changes_of, check_data, main
+from tune.ablate import main
 from tune.study.storage import storage_at
 from tune.tracking.tracker import EXPERIMENT, tracking_uri
 
@@ -42,10 +38,10 @@ def manifests(results: Path) -> dict[str, int]:
 def runs(results: Path) -> dict[str, list]:
     """MLflow's runs by kind."""
     client = MlflowClient(tracking_uri(results))
-    found: dict[str, list] = {"ablation": [], "arm": []}
+    by_kind: dict[str, list] = {"ablation": [], "arm": []}
     for run in client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id]):
-        found[run.data.tags["sfc.kind"]].append(run)
-    return found
+        by_kind[run.data.tags["sfc.kind"]].append(run)
+    return by_kind
 
 
 @pytest.mark.slow
@@ -76,7 +72,7 @@ def test_an_ablation_goes_on_where_it_stopped_and_does_nothing_twice(tmp_path: P
     assert first.items() <= second.items(), "finished work was done again"
     stages = [name.split("/")[1] for name in second]
     assert stages.count("classifier") == 2, "arms that share a classifier each trained one"
-    assert stages.count("pseudo") == 4
+    assert stages.count("labels") == 4
 
     numbers = json.loads((folder / "numbers.json").read_text())
     assert numbers["reference"] == "full" and numbers["seeds"] == [11, 12]
@@ -103,37 +99,8 @@ def test_an_ablation_goes_on_where_it_stopped_and_does_nothing_twice(tmp_path: P
     assert bad.info.status == "FAILED" and "not finite" in bad.data.tags["sfc.reason"]
 
 
-def tiny(tmp_path: Path) -> Config:
-    return absolute(load_config("synthetic.yaml", [f"data.root={tmp_path / 'data'}", "classifier.epochs=1", *TINY[1:]]))
-
-
-def test_changes_are_those_to_the_first_arm() -> None:
-    base = load_config("synthetic.yaml")
-    arms = {
-        "a": base,
-        "b": change_config(base, {"cam.mirror": False, "pseudo.threshold": 0.4, "selected_on": "select"}),
-    }
-    assert changes_of(arms) == {"a": {}, "b": {"cam.mirror": False}}
-
-
-def test_arms_on_other_data_are_refused(tmp_path: Path) -> None:
-    config = tiny(tmp_path)
-    arms = {"a": config, "b": change_config(config, {"data.root": "elsewhere"})}
-    with pytest.raises(UserError, match="'a' and 'b' have other data"):
-        check_data(arms, tmp_path / "store")
-
-
-def test_a_select_split_without_masks_is_refused(tmp_path: Path, voc) -> None:
-    names = ["t", "s", "v"]
-    images = {name: np.full((40, 40, 3), 9 * i, np.uint8) for i, name in enumerate(names)}
-    root = voc(images, csv=dict.fromkeys(names, "cat"), splits={"train": ["t"], "select": ["s"], "val": ["v"]})
-    config = change_config(load_config("synthetic.yaml"), {"data.format": "folder", "data.root": str(root)})
-    with pytest.raises(UserError, match="the split select has none"):
-        check_data({"a": config}, tmp_path / "store")
-
-
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         (["--plan", "component.yaml"], "did you mean components.yaml?"),
         (["--plan", "synthetic.yaml"], "name it by --study"),
@@ -145,13 +112,13 @@ def test_a_select_split_without_masks_is_refused(tmp_path: Path, voc) -> None:
         (["--plan", "components.yaml", "classifier.bank_images=0"], "'without bank' is the same as 'full'"),
     ],
 )
-def test_wrong_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], said: str) -> None:
+def test_wrong_input_is_named(tmp_path: Path, capsys: pytest.CaptureFixture, words: list[str], message: str) -> None:
     import optuna
 
     optuna.create_study(study_name="known", storage=storage_at(tmp_path)).set_user_attr("identity", {})
     assert main([*words, "--results", str(tmp_path)]) == 2
     error = capsys.readouterr().err
-    assert said in error
+    assert message in error
     if "unknown" in words:
         assert "it has: known" in error
     assert not (tmp_path / "store").exists() and not (tmp_path / "ablations").exists()

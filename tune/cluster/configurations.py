@@ -1,4 +1,4 @@
-"""Whole configurations through the stages, many at a time, on Ray: what the final and an ablation are made of."""
+"""Whole configurations through the stages, many at a time, on Ray: the work of the final and of an ablation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,90 +21,92 @@ from sfc.runtime.engine import Engine, LocalEngine
 from sfc.runtime.store import Store
 from sfc.runtime.stores import StoreAddress, open_store
 from tune.cluster.connect import check_nodes, slots
-from tune.cluster.ray_engine import RETRIES, ProcessDied, RayEngine, outcome, watched
+from tune.cluster.ray_engine import RETRIES, ProcessDied, RayEngine, hang_guard, outcome
+from tune.options import ClusterOptions
 
 Run = dict[str, Any]
 """A configuration's `config` (as JSON, its threshold chosen) and the fields of its `Result`, folders as text; or
 `failed`, the reason."""
 
 
-def run_config(config: Config, store: StoreAddress, engine: Engine, *, sweep: bool, proxy: bool, until: Until) -> Run:
-    """One configuration through the stages.
+@dataclass(frozen=True)
+class Goal:
+    """How far configurations go, and how."""
 
-    Args:
-        config: all settings.
-        store: address of the store.
-        engine: runs the work.
-        sweep: choose the background threshold on the masks of the select split, and say so.
-        proxy: also the objectives that need no mask.
-        until: the last stage.
-    """
+    sweep: bool
+    """Choose the background threshold on the masks of the select split, and record that."""
+    proxy: bool = False
+    """Also measure the objectives that need no mask."""
+    until: Until = "segmentation"
+    """The last stage."""
+
+
+def run_config(config: Config, store: StoreAddress, engine: Engine, goal: Goal) -> Run:
+    """Take one configuration through the stages; divergence and death of a process are results."""
     try:
         pipeline = Pipeline(config, open_store(store), engine)
-        if sweep:
-            seeds = json.loads((pipeline.seed(config.data.select) / "metrics.json").read_text(encoding="utf-8"))
+        if goal.sweep:
+            seeds = json.loads((pipeline.output("seeds", config.data.select) / "metrics.json").read_text(encoding="utf-8"))
             chosen = {"pseudo.threshold": seeds["best"]["threshold"], "selected_on": config.data.select}
             pipeline = pipeline.changed(change_config(config, chosen))
-        result = pipeline.run(until)
-        if proxy:
-            pipeline.collect(result, "proxy", pipeline.proxy(config.data.select), config.data.select)
-    except Diverged as error:  # it would only diverge again
-        return {"config": config.model_dump(mode="json"), "failed": str(error)}
-    found = asdict(result)
-    found["folders"] = {name: str(path) for name, path in result.folders.items()}
-    found["iou"] = {k: [v if math.isfinite(v) else None for v in iou] for k, iou in result.iou.items()}
-    return {"config": pipeline.config.model_dump(mode="json"), **found}
+        result = pipeline.run(goal.until)
+        if goal.proxy:
+            pipeline.measure(result, "proxy")
+    except (Diverged, ProcessDied) as error:  # another attempt would end the same
+        return failure(config, error)
+    numbers = asdict(result)
+    numbers["folders"] = {name: str(path) for name, path in result.folders.items()}
+    numbers["iou"] = {k: [v if math.isfinite(v) else None for v in iou] for k, iou in result.iou.items()}
+    return {"config": pipeline.config.model_dump(mode="json"), **numbers}
 
 
-def _task(config: Config, store: StoreAddress, cpus: int, arguments: dict[str, Any]) -> Run:
+def failure(config: Config, error: Exception) -> Run:
+    """The run of a configuration that gave no numbers."""
+    return {"config": config.model_dump(mode="json"), "failed": str(error)}
+
+
+def _task(config: Config, store: StoreAddress, cpus: int, goal: Goal) -> Run:
     torch.set_num_threads(cpus)
-    return run_config(config, store, LocalEngine(cpus, watched=watched), **arguments)
+    return run_config(config, store, LocalEngine(cpus, watched=hang_guard), goal)
 
 
-def brought(run: Run, store: Store) -> Run:
-    """A run whose folders are on this machine, wherever it ran."""
+def with_local_folders(run: Run, store: Store) -> Run:
+    """A run with the paths that its folders have on this machine, wherever it ran."""
     folders = {name: str(store.local(Path(path))) for name, path in run.get("folders", {}).items()}
     return run | {"folders": folders} if folders else run
 
 
-def run_all(
-    configs: Sequence[Config],
-    results: Path,
-    store: StoreAddress,
-    *,
-    workers: int = 1,
-    sweep: bool,
-    proxy: bool = False,
-    until: Until = "segmentation",
-) -> Iterator[tuple[int, Run]]:
-    """Many configurations in their order, as many at a time as the cluster holds; what the store has is not done again.
+def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> Iterator[tuple[int, Run]]:
+    """Take many configurations through the stages in their order, as many at a time as the cluster holds; what the
+    store has is not done again.
 
-    With one worker each runs in one Ray task, which starts again where a killed one was. With more, each training is
-    Ray Train's on so many workers, and the other stages are spread over the cluster.
+    With one worker each runs in one Ray task, which starts again where a process was killed. With more, each training
+    is Ray Train's on so many workers, and the other stages are spread over the cluster.
 
     Yields:
         Position in `configs` and numbers, as they are done.
     """
-    check_nodes([store, *([results] if workers > 1 else [])])
-    arguments = {"sweep": sweep, "proxy": proxy, "until": until}
-    gpus, here = ray.cluster_resources().get("GPU", 0) > 0, open_store(store)
-    at_once = min(len(configs), slots(workers, workers if gpus else 0))
-    if workers == 1:
-        cpus = 1 if gpus else max(1, int(ray.cluster_resources()["CPU"]) // len(configs))
+    store = open_store(cluster.store)  # makes the folder that the nodes are then asked for
+    check_nodes([cluster.store, *([cluster.results] if cluster.workers > 1 else [])])
+    resources = ray.cluster_resources()
+    gpus = resources.get("GPU", 0) > 0
+    at_once = min(len(configs), slots(cluster.workers, cluster.workers if gpus else 0))
+    if cluster.workers == 1:
+        cpus = 1 if gpus else max(1, int(resources["CPU"]) // len(configs))
         task = ray.remote(num_cpus=cpus, num_gpus=int(gpus), max_retries=RETRIES)(_task)
-        waiting = {task.remote(config, store, cpus, arguments): i for i, config in enumerate(configs)}
+        waiting = {task.remote(config, cluster.store, cpus, goal): i for i, config in enumerate(configs)}
         while waiting:
             [done], _ = ray.wait(list(waiting))
             i = waiting.pop(done)
             try:
-                yield i, brought(outcome(done), here)
-            except ProcessDied as error:  # a run that failed; the others go on
-                yield i, {"config": configs[i].model_dump(mode="json"), "failed": str(error)}
+                yield i, with_local_folders(outcome(done), store)
+            except ProcessDied as error:  # the others go on
+                yield i, failure(configs[i], error)
         return
-    with ThreadPoolExecutor(at_once) as pool:  # each waits for Ray, which does the work
+    engine = RayEngine(cluster.workers, cluster.results, beside=at_once)
+    with ThreadPoolExecutor(at_once) as pool:  # each thread waits for Ray, which does the work
         futures: dict[Future[Run], int] = {
-            pool.submit(run_config, config, store, RayEngine(workers, results, beside=at_once), **arguments): i
-            for i, config in enumerate(configs)
+            pool.submit(run_config, config, cluster.store, engine, goal): i for i, config in enumerate(configs)
         }
         for done in as_completed(futures):
-            yield futures[done], brought(done.result(), here)
+            yield futures[done], with_local_folders(done.result(), store)

@@ -1,4 +1,4 @@
-"""Connecting to Ray: a quiet one on this machine, or the cluster at an address."""
+"""Connecting to Ray: one of our own on this machine, or the cluster at an address."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import hashlib
 import importlib.metadata
 import logging
 import os
+import re
+import socket
 from collections.abc import Sequence
 from pathlib import Path
 
-import grpc
 import ray
-from ray._private.services import canonicalize_bootstrap_address
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sfc.errors import UserError
@@ -19,24 +19,20 @@ from sfc.runtime.engine import available_cpus
 from sfc.runtime.stores import StoreAddress
 
 OBJECT_STORE = 200 * 2**20
-"""Bytes of shared memory on this machine: shards carry names, not images."""
-ANSWER = 10.0
-"""Seconds in which a cluster has to answer; Ray itself asks for over two minutes."""
-
-
-def results_folder(text: str) -> Path:
-    """The folder of --results, absolute, since workers stand in other folders. A relative one is below the current
-    folder; in a job of `ray job submit`, whose current folder is deleted some time after its end, below the home
-    folder."""
-    uploaded = "working_dir_files" in Path.cwd().parts  # Ray's copy of --working-dir
-    return (Path.home() if uploaded else Path.cwd()) / text
+"""Bytes of shared memory on this machine; small, since shards carry names and no images."""
+TIME_LIMIT = 10.0
+"""Seconds in which a cluster's port has to answer; `ray.init` waits for over two minutes."""
 
 
 def connect(address: str | None = None) -> None:
-    """Be connected to Ray; where it is not running and no address is given, start it on this machine.
+    """Connect this process to Ray, if it is not yet; without an address to a Ray that is started here and ends with
+    this process.
+
+    Args:
+        address: `HOST:PORT`, `auto` or `ray://...`; None: RAY_ADDRESS.
 
     Raises:
-        UserError: nobody answers at the address, or Ray does not let us in.
+        UserError: no Ray answers at the address, or it refuses our token.
     """
     if ray.is_initialized():
         return
@@ -45,7 +41,7 @@ def connect(address: str | None = None) -> None:
     address = address or os.environ.get("RAY_ADDRESS")
     try:
         if address:
-            _wait_for(address)
+            _check_port(address)
             ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
         else:
             ray.init(
@@ -56,60 +52,59 @@ def connect(address: str | None = None) -> None:
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
-    except (ConnectionError, TimeoutError, ValueError, ray.exceptions.AuthenticationError) as error:
+    except (OSError, ValueError, ray.exceptions.AuthenticationError) as error:
         raise UserError(
             f"--address {address}: no Ray answers there, or it has another token (docs/cluster.md): {error}"
         ) from None
 
 
-def _wait_for(address: str) -> None:
-    """See that something which speaks Ray's protocol answers.
+def _check_port(address: str) -> None:
+    """Open and close a connection to an address `HOST:PORT`; other addresses are left to Ray.
 
     Raises:
-        ConnectionError: nothing does within ANSWER seconds.
+        OSError: nothing listens there within TIME_LIMIT seconds.
     """
-    where = canonicalize_bootstrap_address(address)
-    if where is None or os.environ.get("RAY_USE_TLS") == "1":
+    parts = re.fullmatch(r"\[?(?P<host>[^/\[\]]+)\]?:(?P<port>\d+)", address)
+    if parts is None:
         return
-    with grpc.insecure_channel(where, options=[("grpc.enable_http_proxy", 0)]) as channel:
-        try:
-            grpc.channel_ready_future(channel).result(timeout=ANSWER)
-        except grpc.FutureTimeoutError:
-            raise ConnectionError(
-                f"nothing at {where} within {ANSWER:g} s; `ray status` on the head shows whether it runs, its port is "
-                "6379 unless it was started with another"
-            ) from None
+    try:
+        socket.create_connection((parts["host"], int(parts["port"])), timeout=TIME_LIMIT).close()
+    except (OSError, OverflowError) as error:
+        raise ConnectionError(
+            f"nothing listens at {address} ({error}); `ray status` on the head shows whether it runs, its port is "
+            "6379 unless it was started with another"
+        ) from None
 
 
-def check_nodes(places: Sequence[StoreAddress]) -> None:
-    """See that every node of the cluster has this very code and sees these folders; nothing to see where there is one
-    node, or for a bucket.
+def check_nodes(folders: Sequence[StoreAddress]) -> None:
+    """Check that every node of the cluster has this code and can read these folders. A cluster of one node and
+    addresses of buckets need no check.
 
     Raises:
-        UserError: what differs, node by node.
+        UserError: what a node lacks, for each node.
     """
-    nodes = [n for n in ray.nodes() if n["Alive"] and n["Resources"].get("CPU", 0) > 0]
+    nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0) > 0]
     if len(nodes) < 2:
         return
-    paths = [str(place) for place in places if "://" not in str(place)]
-    task = ray.remote(num_cpus=0.01)(_look)
-    asked = {
-        n["NodeManagerAddress"] + f" ({n['NodeID'][:8]})": task.options(
-            scheduling_strategy=NodeAffinitySchedulingStrategy(n["NodeID"], soft=False)
+    paths = [str(folder) for folder in folders if "://" not in str(folder)]
+    task = ray.remote(num_cpus=0.01)(_inspect)
+    answers = {
+        f"{node['NodeManagerAddress']} ({node['NodeID'][:8]})": task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         ).remote(paths)
-        for n in nodes
+        for node in nodes
     }
-    here, problems = code(), []
-    for name, reference in asked.items():
+    ours, problems = code(), []
+    for name, reference in answers.items():
         try:
-            there, missing = ray.get(reference, timeout=120)
+            theirs, missing = ray.get(reference, timeout=120)
         except ray.exceptions.TaskUnschedulableError:  # lost since it was listed; the others do its work
             continue
         except Exception as error:
             problems.append(f"node {name} does not have this project, or can't run it: {str(error).splitlines()[-1]}")
             continue
-        if there != here:
-            differing = [f"{k} {there[k]}, here {v}" for k, v in here.items() if there[k] != v]
+        if theirs != ours:
+            differing = [f"{part} {theirs[part]}, here {ours[part]}" for part in ours if theirs[part] != ours[part]]
             problems.append(f"node {name} has another version: {'; '.join(differing)}")
         problems += [f"node {name} does not see {path}" for path in missing]
     if problems:
@@ -119,12 +114,13 @@ def check_nodes(places: Sequence[StoreAddress]) -> None:
         )
 
 
-def _look(paths: list[str]) -> tuple[dict[str, str], list[str]]:
+def _inspect(paths: list[str]) -> tuple[dict[str, str], list[str]]:
+    """`code` of the node that runs this, and the paths that it does not have."""
     return code(), [path for path in paths if not Path(path).exists()]
 
 
 def code() -> dict[str, str]:
-    """Versions of what computes here, and a digest of this project's code."""
+    """Versions of torch and Ray on this node, and a digest of this project's code."""
     root = Path(__file__).resolve().parents[2]
     files = sorted(path for folder in ("sfc", "tune") for path in (root / folder).rglob("*.py"))
     content = hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()[:8]
@@ -132,18 +128,22 @@ def code() -> dict[str, str]:
 
 
 def slots(cpus: float, gpus: float) -> int:
-    """Trials that the cluster holds at once.
+    """How many trials the cluster holds at once.
+
+    Args:
+        cpus: of each trial.
+        gpus: of each trial.
 
     Raises:
-        UserError: it does not hold one; says what there is.
+        UserError: it does not hold one; says what it has.
     """
-    there = ray.cluster_resources()
-    fits = [int(there.get("CPU", 0) // cpus)]
+    total = ray.cluster_resources()
+    limits = [int(total.get("CPU", 0) // cpus)]
     if gpus:
-        fits.append(int(there.get("GPU", 0) / gpus))
-    if min(fits) < 1:
+        limits.append(int(total.get("GPU", 0) / gpus))
+    if min(limits) < 1:
         raise UserError(
-            f"a trial asks for {cpus:g} CPUs and {gpus:g} GPUs; the cluster has {there.get('CPU', 0):g} CPUs and "
-            f"{there.get('GPU', 0):g} GPUs"
+            f"a trial asks for {cpus:g} CPUs and {gpus:g} GPUs; the cluster has {total.get('CPU', 0):g} CPUs and "
+            f"{total.get('GPU', 0):g} GPUs"
         )
-    return min(fits)
+    return min(limits)

@@ -20,7 +20,7 @@ from sfc.runtime.training import WEIGHTS
 from sfc.stages import maps as cam
 from sfc.stages import proxies as proxy
 from sfc.stages import seeds as seed
-from tune.cluster.ray_engine import RayEngine, watched
+from tune.cluster.ray_engine import RayEngine, hang_guard
 from tune.space.parameter import Value
 from tune.space.space_file import Objective, Space
 from tune.study.sampler import make_sampler
@@ -153,7 +153,7 @@ def run_trial(given: dict[str, Any], *, job: Job) -> None:
 
     try:
         if job.workers == 1:
-            engine: Engine = LocalEngine(1, on_epoch, watched)
+            engine: Engine = LocalEngine(1, on_epoch, hang_guard)
         else:
             gpus = job.gpus / job.workers
             engine = RayEngine(job.workers, job.results, beside=job.at_once, gpus=gpus, in_trial=True)

@@ -1,16 +1,12 @@
-"""MLflow, from the driver alone: one run a search, one a trial below it, one for the final."""
+"""MLflow, from the driver alone: a run for each search, trial, final run, ablation and arm."""
 
 from __future__ import annotations
 
-import importlib.metadata
 import math
 import os
-import platform
 import re
-import subprocess
-import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +15,21 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME
 
 from sfc.config import Config
+from sfc.config.values import flat
 from sfc.errors import UserError
 from tune.study.storage import check_database
 
 EXPERIMENT = "sfc"
 LIMIT = 6000
 """Characters of a parameter that MLflow keeps."""
+BATCH = 900
+"""Metrics in a request, of which MLflow takes 1,000."""
+KEY = "sfc.key"
+"""Tag that names a run once and for all."""
+LOGGED = "sfc.logged"
+"""Tag of a run that ended and holds its results."""
+REASON = "sfc.reason"
+"""Tag of a failed run: why it failed."""
 
 
 def tracking_uri(results: Path) -> str:
@@ -33,54 +38,33 @@ def tracking_uri(results: Path) -> str:
 
 
 def without_password(uri: str) -> str:
-    """`scheme://user:password@host/path?key=value` as it may be shown: without what may hold a secret."""
+    """An address `scheme://user:password@host/path?key=value` without the parts that may hold a secret."""
     return re.sub(r"\?.*", "?***", re.sub(r"//[^/]*@", "//***@", uri))
 
 
-def versions() -> dict[str, str]:
-    """Versions of what computes, and the commit of the code where it is in a checkout."""
-    names = ("sfc-wsss", "torch", "torchvision", "ray", "optuna", "mlflow", "numpy")
-    found = {f"version.{name}": importlib.metadata.version(name) for name in names}
-    root = Path(__file__).resolve().parents[2]
-    git = subprocess.run(
-        ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=12"], capture_output=True, text=True
-    )
-    commit = git.stdout.strip() if git.returncode == 0 else "unknown"
-    return found | {"version.python": platform.python_version(), "git.commit": commit}
-
-
-def flat(config: Config) -> dict[str, Any]:
-    """Every setting by `section.key`."""
-
-    def walk(values: dict[str, Any], prefix: str) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        for key, value in values.items():
-            found |= walk(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-        return found
-
-    return walk(config.model_dump(mode="json"), "")
-
-
 def fixed_settings(config: Config) -> dict[str, Any]:
-    """Every setting as a parameter `settings/section.key`: behind the parameters that vary, which have their bare
-    names. The place of the data is none: it is another one on another machine."""
+    """Every setting as a parameter `settings/section.key`, so that MLflow lists it behind the parameters that vary,
+    which have no prefix. `data.root` is left out: it differs between machines."""
     return {f"settings/{name}": value for name, value in flat(config).items() if name != "data.root"}
 
 
 def masks_seen(supervision: dict[str, str]) -> dict[str, str]:
-    """A tag `supervision.NAME` for each mIoU: which masks it has seen; `..._tail` and the like have seen the same."""
+    """A tag `supervision.NAME` for each mIoU: the masks it has seen; its parts such as `_tail` have seen the same."""
     return {f"supervision.{name}": seen for name, seen in supervision.items() if name.endswith("miou")}
 
 
 class Tracker:
-    """Writes runs. Each has a key, looked up before a run is made, so that none is ever made twice.
+    """Writes runs: `start`, then `log` while the work goes on, then `finish` with the results (or `end` without any).
+
+    A run has a key, which is looked up before a run is made, so that no run is made twice; and what a run holds already
+    is not written again. So a command that was killed catches up by the same calls.
 
     Args:
-        uri: of the tracking server or database; it and the experiment are made here, before anything else writes.
+        uri: tracking server or database; it and the experiment are made here, before anything else writes.
         results: folder for artifacts where the uri is a database.
 
     Raises:
-        UserError: nothing answers there.
+        UserError: the server does not answer, or the database can't be opened.
     """
 
     def __init__(self, uri: str, results: Path) -> None:
@@ -88,54 +72,53 @@ class Tracker:
             check_database(Path(uri.removeprefix("sqlite:///")))
         try:
             self.client = MlflowClient(uri)
-            found = self.client.get_experiment_by_name(EXPERIMENT)
+            experiment = self.client.get_experiment_by_name(EXPERIMENT)
         except Exception as error:  # of MLflow, requests, SQLAlchemy or a driver: the message may hold the password
             raise UserError(
                 f"MLflow's {without_password(uri)} can't be opened ({type(error).__name__}); MLFLOW_TRACKING_URI names "
                 "a server or a database"
             ) from None
-        if found is None:
-            place = (results / "mlflow-artifacts").absolute().as_uri() if uri.startswith("sqlite") else None
-            self.experiment = self.client.create_experiment(EXPERIMENT, artifact_location=place)
+        if experiment is None:
+            folder = (results / "mlflow-artifacts").absolute().as_uri() if uri.startswith("sqlite") else None
+            self.experiment = self.client.create_experiment(EXPERIMENT, artifact_location=folder)
         else:
-            self.experiment = found.experiment_id
+            self.experiment = experiment.experiment_id
+        self._epochs: dict[str, int] = {}  # last epoch in the history of a run, by its id
 
     def find(self, key: str) -> Run | None:
-        """The run of a key, or None."""
-        runs = self.client.search_runs([self.experiment], f"tags.`sfc.key` = '{key}'", max_results=1)
+        """The run with a key, or None."""
+        runs = self.client.search_runs([self.experiment], f"tags.`{KEY}` = '{key}'", max_results=1)
         return runs[0] if runs else None
 
-    def start(self, key: str, name: str, tags: dict[str, str], parent: str | None = None) -> str:
-        """The id of the run of a key, running from now."""
-        run = self.find(key)
-        if run is None:
-            return self.create(key, name, tags, parent)
-        self.reopen(run.info.run_id)
-        return run.info.run_id
+    def all(self, condition: str) -> list[Run]:
+        """Every run that meets a condition in MLflow's language."""
+        runs: list[Run] = []
+        token = None
+        while True:
+            page = self.client.search_runs([self.experiment], condition, max_results=1000, page_token=token)
+            runs += page
+            token = page.token
+            if not token:
+                return runs
 
-    def reopen(self, run: str) -> None:
-        """The run goes on."""
-        self.client.update_run(run, status="RUNNING")
-
-    def create(self, key: str, name: str, tags: dict[str, str], parent: str | None = None) -> str:
-        """The id of a new run; for a key of which the caller knows that it has none."""
-        tags = {"sfc.key": key, MLFLOW_RUN_NAME: name, **tags}
-        if parent:
-            tags[MLFLOW_PARENT_RUN_ID] = parent
-        return self.client.create_run(self.experiment, tags=tags, run_name=name).info.run_id
-
-    def best(self, parent: str, trial: int, values: dict[str, Any], found: dict[str, Any]) -> None:
-        """What a search found, on its own run: two studies then compare under the names that their trials have. Its
-        settings are tags, since a parameter can't change when the search goes on and finds better.
+    def start(self, key: str, name: str, tags: dict[str, str], parent: str | None = None, *, new: bool = False) -> str:
+        """The id of the run with a key, made where there is none. It runs again, unless it holds its results.
 
         Args:
-            parent: run of the search.
-            trial: number of the best one.
-            values: its settings that varied.
-            found: `metrics` and `supervision` of one run: of its final one, or without a final of the trial.
+            key: names the run in all commands.
+            name: for people.
+            tags: of a run that is made.
+            parent: id of the run above it.
+            new: the caller has looked, and no run has the key.
         """
-        tags = {"sfc.best": str(trial), **{f"best.{name}": str(value)[:LIMIT] for name, value in values.items()}}
-        self.log(parent, metrics=found["metrics"], tags=tags | masks_seen(found.get("supervision", {})))
+        run = None if new else self.find(key)
+        if run is None:
+            tags = {KEY: key, MLFLOW_RUN_NAME: name, **tags} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+            run = self.client.create_run(self.experiment, tags=tags, run_name=name)
+            self._epochs[run.info.run_id] = 0
+        elif LOGGED not in run.data.tags:
+            self.client.update_run(run.info.run_id, status="RUNNING")
+        return run.info.run_id
 
     def log(
         self,
@@ -146,49 +129,84 @@ class Tracker:
         history: Sequence[dict[str, float]] = (),
         tags: dict[str, str] | None = None,
     ) -> None:
-        """One request for everything; `history` has metrics by epoch. Values that are not finite are left out."""
+        """Write to a run, by one request where MLflow allows it.
+
+        Args:
+            run: its id.
+            params: by name; MLflow lets nobody change one.
+            metrics: by name; values that are not finite are left out.
+            history: metrics of epochs, each with its `epoch`; epochs that the run has are left out.
+            tags: written last.
+        """
         now = int(time.time() * 1000)
-        points = [Metric(k, v, now, 0) for k, v in (metrics or {}).items() if math.isfinite(v)]
+        points = [Metric(name, value, now, 0) for name, value in (metrics or {}).items() if math.isfinite(value)]
+        last = self._last_epoch(run) if history else 0
         for entry in history:
             step = int(entry["epoch"])
-            points += [
-                Metric(f"train/{k}", v, now, step) for k, v in entry.items() if k != "epoch" and math.isfinite(v)
-            ]
-        parameters = [Param(k, str(v)[:LIMIT]) for k, v in (params or {}).items()]
-        labels = [RunTag(k, v) for k, v in (tags or {}).items()]
-        for start in range(0, max(1, len(points)), 900):  # MLflow takes 1,000 entities at a time
-            last = start + 900 >= len(points)
-            self.client.log_batch(run, points[start : start + 900], parameters if last else (), labels if last else ())
+            names = [name for name, value in entry.items() if name != "epoch" and math.isfinite(value)]
+            points += [Metric(f"train/{name}", entry[name], now, step) for name in names if step > last]
+            self._epochs[run] = max(self._epochs[run], step)
+        parameters = [Param(name, str(value)[:LIMIT]) for name, value in (params or {}).items()]
+        labels = [RunTag(name, value) for name, value in (tags or {}).items()]
+        for start in range(0, max(1, len(points)), BATCH):
+            rest = (parameters, labels) if start + BATCH >= len(points) else ((), ())
+            self.client.log_batch(run, points[start : start + BATCH], *rest)
 
-    def all(self, condition: str) -> list[Run]:
-        """Every run of a condition in MLflow's language."""
-        found, token = [], None
-        while True:
-            page = self.client.search_runs([self.experiment], condition, max_results=1000, page_token=token)
-            found += page
-            token = page.token
-            if not token:
-                return found
+    def _last_epoch(self, run: str) -> int:
+        """The last epoch in a run's history; 0 where it has none."""
+        if run not in self._epochs:
+            names = [name for name in self.client.get_run(run).data.metrics if name.startswith("train/")]
+            steps = [point.step for name in names for point in self.client.get_metric_history(run, name)]
+            self._epochs[run] = max(steps, default=0)
+        return self._epochs[run]
 
-    def last_epoch(self, run: Run) -> int:
-        """Up to which epoch a run's history is there."""
-        points = [
-            self.client.get_metric_history(run.info.run_id, key)[-1].step
-            for key in run.data.metrics
-            if key.startswith("train/")
-        ]
-        return max(points, default=0)
+    def finish(
+        self,
+        run: str,
+        *,
+        params: dict[str, Any] | None = None,
+        metrics: dict[str, float] | None = None,
+        history: Sequence[dict[str, float]] = (),
+        tags: dict[str, str] | None = None,
+        failed: str = "",
+    ) -> None:
+        """End a run and write the results that it lacks, as `log` does; a run that has them all stays as it is.
 
-    def figures(self, run: str, draw: Callable[[Path], None]) -> None:
-        """Artifacts that `draw` puts in a folder."""
-        with tempfile.TemporaryDirectory() as name:
-            draw(Path(name))
-            self.client.log_artifacts(run, name, "figures")
-
-    def text(self, run: str, text: str, file: str) -> None:
-        """An artifact of text."""
-        self.client.log_text(run, text, file)
+        Args:
+            failed: why the run failed; empty: it did not.
+        """
+        existing = self.client.get_run(run)
+        before, status = existing.data, "FAILED" if failed else "FINISHED"
+        numbers = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
+        same = numbers.items() <= before.metrics.items() and before.tags.get(REASON, "") == failed
+        if LOGGED in before.tags and existing.info.status == status and same:
+            return
+        self.client.set_terminated(run, status)
+        missing = {name: value for name, value in (params or {}).items() if name not in before.params}
+        reason = {REASON: failed} if failed or REASON in before.tags else {}
+        self.log(run, params=missing, metrics=numbers, history=history, tags={**(tags or {}), **reason, LOGGED: "True"})
 
     def end(self, run: str, *, failed: bool = False) -> None:
-        """The run is over."""
+        """End a run that other runs are below."""
         self.client.set_terminated(run, "FAILED" if failed else "FINISHED")
+
+    def best(self, search: str, trial: int, values: dict[str, Any], numbers: dict[str, Any]) -> None:
+        """Write the best trial of a search to the search's own run, so that MLflow compares two studies under the names
+        that their trials have. Settings are tags, since a parameter can't change when the search goes on.
+
+        Args:
+            search: id of the search's run.
+            trial: number of the best trial.
+            values: its settings that varied.
+            numbers: `metrics` and `supervision` of its final run, or without a final of the trial itself.
+        """
+        tags = {"sfc.best": str(trial), **{f"best.{name}": str(value)[:LIMIT] for name, value in values.items()}}
+        self.log(search, metrics=numbers["metrics"], tags=tags | masks_seen(numbers.get("supervision", {})))
+
+    def files(self, run: str, folder: Path, name: str | None = None) -> None:
+        """Store a folder's files as artifacts, in a folder of another name or in none."""
+        self.client.log_artifacts(run, str(folder), name)
+
+    def text(self, run: str, text: str, file: str) -> None:
+        """Store a text as an artifact."""
+        self.client.log_text(run, text, file)

@@ -7,7 +7,7 @@ from sfc.config.files import absolute, change_config, load_config
 from sfc.pipeline import Until
 from sfc.runtime.engine import LocalEngine
 from tests.tune.conftest import TINY
-from tune.cluster.configurations import Run, run_config
+from tune.cluster.configurations import Goal, Run, run_config
 
 
 def tiny(folder: Path) -> Config:
@@ -15,7 +15,7 @@ def tiny(folder: Path) -> Config:
 
 
 def run(config: Config, store: Path, until: Until = "segmentation", *, proxy: bool = False) -> Run:
-    return run_config(config, store, LocalEngine(1), sweep=True, proxy=proxy, until=until)
+    return run_config(config, store, LocalEngine(1), Goal(sweep=True, proxy=proxy, until=until))
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
@@ -32,7 +32,7 @@ def test_until_says_how_far_a_run_goes(tmp_path: Path) -> None:
     config = tiny(tmp_path)
     found = run(config, tmp_path / "store", "seed")
     assert set(found["folders"]) == {"seed", "seed_val"}
-    assert not (tmp_path / "store" / "pseudo").exists()
+    assert not (tmp_path / "store" / "labels").exists()
     assert found["supervision"]["seed_val/miou"] == "held-out masks"
 
 

@@ -3,9 +3,7 @@
 import contextlib
 import subprocess
 import sys
-import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,7 +14,7 @@ from ray.cluster_utils import Cluster
 from sfc.errors import UserError
 from tests.tune.conftest import ROOT, TINY, Head, free_port
 from tune.cluster import connect as cluster
-from tune.cluster.connect import check_nodes, code, connect, results_folder, slots
+from tune.cluster.connect import check_nodes, code, connect, slots
 
 SMALL = """
 base: synthetic.yaml
@@ -64,45 +62,52 @@ def test_too_few_gpus_are_said_before_a_trial_starts(head: Head, tmp_path: Path)
     assert "starts" not in done.stdout
 
 
-def ask(address: str | None, **environment: str) -> tuple[int, str, float]:
-    """Connect in a process of its own: exit code, what it said, seconds."""
+def ask(address: str | None, **environment: str) -> tuple[int, str]:
+    """Connect in a process of its own: exit code and error output."""
     code = "from sfc.__main__ import guarded; from tune.cluster.connect import connect\n"
     code += f"exit(guarded(lambda: connect({address!r})))"
-    started = time.monotonic()
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment or None, capture_output=True, text=True, timeout=120
     )
-    return done.returncode, done.stderr, time.monotonic() - started
+    return done.returncode, done.stderr
 
 
 @pytest.mark.slow
 def test_another_token_is_refused_and_ours_is_let_in(head: Head) -> None:
-    status, said, _ = ask(head.address, **head.environment)
-    assert status == 0, said
+    status, error = ask(head.address, **head.environment)
+    assert status == 0, error
     other = {k: v for k, v in head.environment.items() if k != "RAY_AUTH_TOKEN_PATH"} | {"RAY_AUTH_TOKEN": "wrong"}
-    status, said, seconds = ask(head.address, **other)
-    assert status == 2 and "has another token" in said and seconds < 60
+    status, error = ask(head.address, **other)
+    assert status == 2 and "has another token" in error
 
 
 @pytest.mark.slow
 def test_without_an_address_a_ray_of_its_own_is_started_beside_one_that_runs(head: Head) -> None:
     """`ray.init()` alone would join the one that `ray start` noted in the temporary folder."""
     assert (head.folder / "ray" / "ray_current_cluster").is_file()
-    status, said, _ = ask(None, **head.environment, RAY_TMPDIR=str(head.folder))
-    assert status == 0, said
+    status, error = ask(None, **head.environment, RAY_TMPDIR=str(head.folder))
+    assert status == 0, error
 
 
-@pytest.mark.slow
-def test_an_address_where_nobody_answers_is_said_soon() -> None:
-    status, said, seconds = ask(f"127.0.0.1:{free_port()}")
-    assert status == 2 and "no Ray answers there" in said and "within 10 s" in said
-    assert seconds < 30, "Ray itself asks for over two minutes"
+@pytest.mark.usefixtures("without_ray")
+def test_an_address_where_nothing_listens_is_named() -> None:
+    address = f"127.0.0.1:{free_port()}"
+    with pytest.raises(UserError, match=f"--address {address}: no Ray answers there.*nothing listens at {address}"):
+        connect(address)
 
 
-@pytest.mark.parametrize("address", ["garbage", "http://127.0.0.1:8265"])
-def test_what_is_no_address_is_said_at_once(address: str) -> None:
+@pytest.mark.usefixtures("without_ray")
+@pytest.mark.parametrize("address", ["garbage", "http://127.0.0.1:8265", "no-host.invalid:6379", "127.0.0.1:99999"])
+def test_an_address_of_another_kind_is_named(address: str) -> None:
     with pytest.raises(UserError, match=f"--address {address}: no Ray answers there"):
         connect(address)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_ray_that_runs_is_joined_by_its_address(cluster: Cluster) -> None:
+    connect(cluster.address)
+    assert ray.get_runtime_context().gcs_address == cluster.address
+    connect("127.0.0.1:1")  # the process is connected already, and stays so
 
 
 def test_little_is_uploaded(tmp_path: Path) -> None:
@@ -124,46 +129,24 @@ def test_little_is_uploaded(tmp_path: Path) -> None:
     assert package.stat().st_size < 1_000_000, f"{package.stat().st_size} bytes"
 
 
-def test_relative_results_of_a_job_are_below_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    assert results_folder("results") == tmp_path / "results"
-    (tmp_path / "working_dir_files" / "_ray_pkg_1").mkdir(parents=True)
-    monkeypatch.chdir(tmp_path / "working_dir_files" / "_ray_pkg_1")
-    assert results_folder("results") == tmp_path / "home" / "results"
-    assert results_folder("/shared/results") == Path("/shared/results")
-
-
-@pytest.fixture(scope="module")
-def two_nodes() -> Iterator[Cluster]:
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
-    made.add_node(num_cpus=1)
-    ray.init(made.address, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
-    yield made
-    ray.shutdown()
-    made.shutdown()
-
-
 @pytest.mark.slow
-def test_nodes_that_lack_something_are_named(
-    two_nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_that_lack_something_are_named(nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ids = [node["NodeID"][:8] for node in ray.nodes()]
     check_nodes([str(tmp_path)])
-    with pytest.raises(UserError, match=r"docs/cluster\.md") as found:
+    with pytest.raises(UserError, match=r"docs/cluster\.md") as error:
         check_nodes([str(tmp_path), str(tmp_path / "nowhere")])
-    lines = [line for line in str(found.value).splitlines() if f"does not see {tmp_path / 'nowhere'}" in line]
+    lines = [line for line in str(error.value).splitlines() if f"does not see {tmp_path / 'nowhere'}" in line]
     assert len(lines) == 2 and all(any(node in line for line in lines) for node in ids)
 
     here = code() | {"code": "01234567"}
     monkeypatch.setattr(cluster, "code", lambda: here)
-    with pytest.raises(UserError) as found:
+    with pytest.raises(UserError) as error:
         check_nodes([str(tmp_path)])
-    assert str(found.value).count("has another version: code ") == 2 and "here 01234567" in str(found.value)
+    assert str(error.value).count("has another version: code ") == 2 and "here 01234567" in str(error.value)
 
 
 @pytest.mark.slow
-def test_slots_count_both_nodes(two_nodes: Cluster) -> None:
+def test_slots_count_both_nodes(nodes: Cluster) -> None:
     assert slots(1, 0) == 2
     with pytest.raises(UserError, match="the cluster has 2 CPUs and 0 GPUs"):
         slots(1, 1)

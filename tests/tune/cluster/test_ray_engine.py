@@ -5,13 +5,13 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ray
 import torch
 from optuna.trial import TrialState
 from ray.cluster_utils import Cluster
@@ -21,10 +21,11 @@ from sfc.config.files import absolute, change_config, load_config
 from sfc.data.images import read_mask
 from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline
-from sfc.runtime.engine import LocalEngine
+from sfc.runtime.engine import Context, LocalEngine
 from sfc.runtime.store import Store
 from sfc.runtime.training import WEIGHTS
 from tests.tune.conftest import ROOT, SPACE, TINY, command
+from tune import search
 from tune.cluster.ray_engine import RayEngine
 from tune.space.parameter import decode
 from tune.space.space_file import load_space
@@ -32,22 +33,6 @@ from tune.study.study import complete, counted, load_study
 from tune.study.trial import search_inner
 
 ONE_FINAL = SPACE.replace("final: {top: 2, seeds: 2}", "final: {top: 1, seeds: 1}")
-WITHIN = 60.0
-"""Seconds that a loss may cost beside the work that was lost."""
-
-
-@pytest.fixture
-def nodes() -> Iterator[Cluster]:
-    """Three nodes: a head that works on nothing, and two with a core each."""
-    cluster = Cluster(
-        initialize_head=True, head_node_args={"num_cpus": 0, "object_store_memory": 10**8, "include_dashboard": False}
-    )
-    for _ in range(2):
-        cluster.add_node(num_cpus=1, object_store_memory=10**8)
-    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -79,10 +64,9 @@ def once(seen: Callable[[], object], do: Callable[[], None]) -> Iterator[None]:
     assert done.is_set(), "the work was over before anything could happen to it"
 
 
-def node_of(cluster: Cluster, pid_file: Path) -> object:
-    """The node whose worker wrote its process number to a file."""
+def node_of(cluster: Cluster, pid: int) -> object:
+    """The node that a worker's process runs on."""
     parents = {node.all_processes["raylet"][0].process.pid: node for node in cluster.worker_nodes}
-    pid = int(pid_file.read_text())
     while pid not in parents:
         pid = int(Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[1])
     return parents[pid]
@@ -92,10 +76,11 @@ def pipeline(config: Config, folder: Path, engine: object) -> Pipeline:
     return Pipeline(config, Store(folder / "store"), engine)  # type: ignore[arg-type]
 
 
-def slowly(item: int, folder: Path) -> int:
+def wait_for_loss(item: int, folder: Path) -> int:
+    """The square of an item, once a node has been lost."""
     (folder / f"{item}.pid").write_text(str(os.getpid()))
-    time.sleep(0.5)
-    (folder / f"{item}.done").write_text("")
+    while not (folder / "lost").exists():
+        time.sleep(0.02)
     return item * item
 
 
@@ -121,12 +106,16 @@ def miss(item: int) -> bytes:
 def test_shards_come_in_order_and_survive_a_node_a_hang_and_say_what_is_wrong(nodes: Cluster, tmp_path: Path) -> None:
     engine = RayEngine(1, tmp_path, timeout=6)
 
-    def lose() -> None:
-        nodes.remove_node(node_of(nodes, next(tmp_path.glob("*.pid"))), allow_graceful=False)
+    def started() -> list[int]:
+        return [int(text) for path in tmp_path.glob("*.pid") if (text := path.read_text())]
 
-    with once(lambda: any(tmp_path.glob("*.done")), lose):
-        found = list(engine.map(partial(slowly, folder=tmp_path), range(12)))
-    assert found == [i * i for i in range(12)]
+    def lose() -> None:
+        nodes.remove_node(node_of(nodes, started()[0]), allow_graceful=False)
+        (tmp_path / "lost").touch()
+
+    with once(started, lose):
+        squares = list(engine.map(partial(wait_for_loss, folder=tmp_path), range(12)))
+    assert squares == [i * i for i in range(12)]
     assert list(engine.map(partial(hang_once, folder=tmp_path), range(3))) == [0, 1, 2]
     assert (tmp_path / "hung").exists()
     with pytest.raises(UserError, match="died 3 times on the same work"):
@@ -153,9 +142,7 @@ def test_a_training_and_a_crf_that_lose_a_node_end_as_if_nothing_had_happened(
     alone = pipeline(config, tmp_path / "alone", LocalEngine(1))
     whole = alone.run("pseudo")
     two = pipeline(config, tmp_path / "two", RayEngine(2, tmp_path))
-    begin = time.monotonic()
     two.classifier()
-    undisturbed = time.monotonic() - begin
     assert abs(two.run("seed").metrics["seed/best_miou"] - whole.metrics["seed/best_miou"]) < 0.003
 
     lossy = pipeline(config, tmp_path / "lossy", RayEngine(2, tmp_path))
@@ -164,33 +151,36 @@ def test_a_training_and_a_crf_that_lose_a_node_end_as_if_nothing_had_happened(
     def lose() -> None:
         nodes.remove_node(nodes.worker_nodes.copy().pop(), allow_graceful=False)
 
-    begin = time.monotonic()
     with once(lambda: any(partial_folder.glob("*.partial/checkpoint.pt")), lose):
         lossy.classifier()
-    lost = time.monotonic() - begin - undisturbed
-    assert lost < WITHIN + undisturbed
-    print(f"undisturbed {undisturbed:.1f} s, with a lost node {lost:+.1f} s")
 
     nodes.add_node(num_cpus=1, object_store_memory=10**8)
-    labels = tmp_path / "lossy" / "store" / "pseudo"
+    labels = tmp_path / "lossy" / "store" / "labels"
     lossy.cam("train")
     with once(lambda: any(labels.glob("*.partial/labels/*.png")), lose):
         numbers = lossy.run("pseudo")
     assert abs(numbers.metrics["seed/best_miou"] - whole.metrics["seed/best_miou"]) < 0.003
     assert numbers.metrics["pseudo/coverage"] == whole.metrics["pseudo/coverage"]
-    [mine], [theirs] = (list((tmp_path / n / "store" / "pseudo").glob("*/labels")) for n in ("lossy", "alone"))
+    [mine], [theirs] = (list((tmp_path / n / "store" / "labels").glob("*/labels")) for n in ("lossy", "alone"))
     assert sorted(p.name for p in mine.iterdir()) == sorted(p.name for p in theirs.iterdir())
     same = [np.mean(read_mask(p) == read_mask(theirs / p.name)) for p in mine.iterdir()]
     assert np.mean(same) > 0.99
 
 
+def diverge(context: Context, starts: Path) -> None:
+    (starts / f"{context.rank}-{uuid.uuid4().hex}").touch()
+    raise Diverged("the loss is not finite")
+
+
 @pytest.mark.slow
-def test_a_divergence_is_said_and_not_retried(nodes: Cluster, config: Config, tmp_path: Path) -> None:
-    diverging = pipeline(change_config(config, {"classifier.lr": 1e30}), tmp_path, RayEngine(2, tmp_path))
-    begin = time.monotonic()
-    with pytest.raises(Diverged, match="is not finite in epoch 1"):
-        diverging.classifier()
-    assert time.monotonic() - begin < WITHIN
+def test_a_divergence_is_raised_and_not_retried(nodes: Cluster, tmp_path: Path) -> None:
+    starts, folder = tmp_path / "starts", tmp_path / "work"
+    starts.mkdir()
+    folder.mkdir()
+    with pytest.raises(Diverged, match="the loss is not finite"):
+        RayEngine(2, tmp_path).train(diverge, starts, folder=folder)
+    ranks = [path.name[0] for path in starts.iterdir()]
+    assert ranks and len(set(ranks)) == len(ranks), "a worker started twice"
 
 
 @pytest.mark.slow
@@ -224,16 +214,11 @@ def test_a_search_on_a_cluster_survives_the_loss_of_a_node_with_the_same_numbers
 
 
 @pytest.mark.slow
-def test_trials_of_several_workers_run_one_after_the_other_in_full(tmp_path: Path) -> None:
+def test_trials_of_several_workers_run_one_after_the_other_in_full(nodes: Cluster, tmp_path: Path) -> None:
     """Two cores hold one at a time; the second learns next to nothing, and is not stopped early for it."""
-    here = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(here)[:2])
     space_file = tmp_path / "tiny.yaml"
     space_file.write_text(ONE_FINAL.replace("1.0e+30", "0.0000001"))
-    words = ["--space", str(space_file), "--study", "s", "--workers-per-trial", "2", "--trials", "3", *TINY]
-    process = command(str(ROOT / "tune" / "search.py"), *words, folder=tmp_path)
-    os.sched_setaffinity(0, here)
-    output, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, output
+    words = ["--space", str(space_file), "--study", "s", "--results", str(tmp_path / "results"), "--trials", "2"]
+    assert search.main([*words, "--workers-per-trial", "2", *TINY, f"data.root={tmp_path / 'data'}"]) == 0
     done = counted(load_study("s", tmp_path / "results"))
-    assert [t.state for t in done] == [TrialState.COMPLETE] * 3, output
+    assert [t.state for t in done] == [TrialState.COMPLETE] * 2

@@ -26,7 +26,7 @@ from optuna.trial import TrialState
 from sfc.data import Dataset
 from sfc.runtime.store import Store
 from tests.tune.conftest import SPACE
-from tune.ablate import track
+from tune.runs.ablation import track
 from tune.space.space_file import load_space
 from tune.study.study import complete, open_study, values_of
 from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings

@@ -25,8 +25,8 @@ def test_a_trial_that_ended_without_its_run_gets_one(tmp_path: Path, died: str) 
     study, _ = open_study("s", space, tmp_path)
     trial = study.ask()
     chosen = space.suggest(trial)
-    found = {"settings": chosen, "metrics": {"seed/best_miou": 0.4}, "epoch": 3, "outcome": ["COMPLETE", 0.4]}
-    for name, value in found.items():
+    results = {"settings": chosen, "metrics": {"seed/best_miou": 0.4}, "epoch": 3, "outcome": ["COMPLETE", 0.4]}
+    for name, value in results.items():
         trial.set_user_attr(name, value)
     study.tell(trial, 0.4)
     tracker = Tracker(tracking_uri(tmp_path), tmp_path)
@@ -63,8 +63,8 @@ def test_a_trial_whose_process_died_before_it_started_gets_its_run(tmp_path: Pat
     data = Pipeline(space.base, Store(tmp_path / "store"), engine=None).data  # type: ignore[arg-type]
     parent = tracker.start("s", "s", {"sfc.kind": "search", "sfc.study": "s"})
     logger = TrialLogger(tracker, study, space, parent, data, Store(tmp_path / "store"))
-    told = SimpleNamespace(trial_id="a", config={"number": 0, "changes": json.dumps(chosen)})
-    logger.on_trial_error(0, [], told)
+    ended = SimpleNamespace(trial_id="a", config={"number": 0, "changes": json.dumps(chosen)})
+    logger.on_trial_error(0, [], ended)
     logger.finish()
     [run] = tracker.all("tags.`sfc.kind` = 'trial'")
     assert run.info.status == "FAILED" and run.data.tags["sfc.reason"] == "the trial's process died"

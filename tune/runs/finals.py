@@ -1,0 +1,256 @@
+"""The final runs of a study: its best trials through every stage with several seeds, and which trial they choose."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.trial import FrozenTrial
+from rich.console import Console
+
+from sfc import plots
+from sfc.config import Config
+from sfc.config.files import apply_overrides, build_config, change_config, dump_config
+from sfc.errors import Diverged, UserError
+from sfc.pipeline import Pipeline
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.store import digest, write_atomic
+from sfc.runtime.stores import open_store
+from sfc.stages.spec import LABELS, PREDICTIONS
+from tune.cluster.configurations import Goal, Run, run_all
+from tune.cluster.connect import connect
+from tune.evidence.stats import kendall
+from tune.options import ClusterOptions
+from tune.study.study import complete, name_of, values_of
+from tune.tracking.tracker import Tracker, masks_seen
+from tune.tracking.trial_log import FIGURE_IMAGES
+from tune.tracking.versions import versions
+
+Finals = dict[str, Any]
+"""The content of finals.json, as `summary` returns it."""
+
+
+def base_of(study: optuna.Study) -> Config:
+    """The configuration that the study's trials change."""
+    return build_config(study.user_attrs["base"], origin=f"base of the study {name_of(study)}")
+
+
+def sweeps(study: optuna.Study) -> bool:
+    """Whether each run takes the background threshold that is best on the masks of the select split, since the study
+    does not search it."""
+    searched = "pseudo.threshold" in study.user_attrs["published"]
+    return study.user_attrs["metric"].startswith("seed/best") and not searched
+
+
+def best_config(study: optuna.Study) -> Config:
+    """Settings of the best complete trial, with the background threshold that the objective's masks chose.
+
+    Raises:
+        UserError: no trial ran in full.
+    """
+    ranked = complete(study)
+    if not ranked:
+        raise UserError(f"the study {name_of(study)} has no trial that ran in full, so there is no best one")
+    changes: dict[str, Any] = values_of(ranked[0])
+    if sweeps(study):
+        changes["pseudo.threshold"] = ranked[0].user_attrs["metrics"]["seed/best_threshold"]
+    return change_config(base_of(study), changes)
+
+
+def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
+    """A configuration with the command line's `section.key=value` words put over it.
+
+    Raises:
+        UserError: every mistake in the words, each as `command line, ...`.
+    """
+    values, places = apply_overrides(config.model_dump(mode="json"), {}, overrides)
+    return build_config(values, places, "settings of the study")
+
+
+@dataclass(frozen=True)
+class Job:
+    """One final run: a trial's settings with one seed."""
+
+    trial: FrozenTrial
+    config: Config
+
+    @property
+    def name(self) -> str:
+        return f"trial {self.trial.number}, seed {self.config.seed}"
+
+
+def jobs_of(study: optuna.Study, overrides: Sequence[str] = ()) -> list[Job]:
+    """The final runs that a study's space asks for: the `top` best complete trials, best first, with `seeds` each.
+
+    Raises:
+        UserError: no trial ran in full, or an override is wrong.
+    """
+    best_config(study)
+    settings, base = study.user_attrs["final"], base_of(study)
+    jobs = []
+    for trial in complete(study)[: settings["top"]]:
+        for seed in range(base.seed, base.seed + settings["seeds"]):
+            config = change_config(base, values_of(trial) | settings["set"] | {"seed": seed})
+            jobs.append(Job(trial, with_overrides(config, overrides)))
+    return jobs
+
+
+def run_final(
+    study: optuna.Study,
+    cluster: ClusterOptions,
+    tracker: Tracker,
+    console: Console,
+    overrides: Sequence[str] = (),
+) -> Finals:
+    """Run every stage of the final runs on Ray; what the store has is not done again. Results are in the folder
+    `final/STUDY` of the results and in MLflow, those of runs that failed included.
+
+    Args:
+        study: with a complete trial.
+        cluster: where the work runs and outputs go.
+        tracker: writes a run for each final run.
+        console: gets a line as each run ends.
+        overrides: `section.key=value` words put over the settings.
+
+    Returns:
+        The content of finals.json and the `folder` that has it.
+
+    Raises:
+        UserError: no trial ran in full, or an override is wrong.
+        Diverged: no run gave numbers; says why.
+    """
+    jobs, metric = jobs_of(study, overrides), study.user_attrs["metric"]
+    connect(cluster.address)
+    seeds = study.user_attrs["final"]["seeds"]
+    console.print(f"final: {len(jobs) // seeds} trials x {seeds} seeds through all stages", highlight=False)
+    runs: dict[int, Run] = {}
+    goal = Goal(sweep=sweeps(study), proxy=metric.startswith("proxy/"))
+    for i, run in run_all([job.config for job in jobs], cluster, goal):
+        runs[i] = run
+        number = run.get("metrics", {}).get("val/miou", math.nan)
+        text = f"failed: {run['failed']}" if "failed" in run else f"val/miou {number:.4f}"
+        line = f"{len(runs)}/{len(jobs)}: {jobs[i].name}: {text}"
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    outcomes = [(job, runs[i]) for i, job in enumerate(jobs)]
+    finals = summary(metric, outcomes)
+    usable = [(job, run) for job, run in outcomes if "failed" not in run]
+    kept = next((run for job, run in usable if job.trial.number == finals["chosen"]), None)
+    folder, name = cluster.results / "final" / name_of(study), name_of(study)
+    logging.getLogger("sfc").setLevel(logging.WARNING)  # the store has everything from here on
+    if kept is not None:
+        write_folder(folder, finals, kept, _pipeline(kept, cluster))
+    search = tracker.find(name)
+    parent = search.info.run_id if search else None
+    for job, run in outcomes:
+        key = f"{name}/final/{digest(job.config.model_dump(mode='json'))[:8]}"
+        tags = {"sfc.kind": "final", "sfc.study": name, "sfc.trial": str(job.trial.number)}
+        title = f"final {job.trial.number} seed {job.config.seed} {name}"
+        tracked = tracker.start(key, title, tags, parent)
+        track(tracker, tracked, job, run, None if "failed" in run else _pipeline(run, cluster))
+        tracker.log(tracked, tags={"sfc.kept": str(run is kept)})  # another run may be kept than last time
+        if run is kept:
+            tracker.files(tracked, folder)
+            if parent and not overrides:  # with overrides it is not the search's best
+                tracker.best(parent, job.trial.number, values_of(job.trial), run)
+    if kept is None:
+        raise Diverged("no final run gave numbers:\n" + "\n".join(reasons(finals)))
+    return finals | {"folder": str(folder)}
+
+
+def _pipeline(run: Run, cluster: ClusterOptions) -> Pipeline:
+    """The pipeline of a run that is done, to read its outputs."""
+    return Pipeline(build_config(run["config"]), open_store(cluster.store), LocalEngine(1))
+
+
+def summary(metric: str, outcomes: Sequence[tuple[Job, Run]]) -> Finals:
+    """The content of finals.json. The trial with the best mean objective is chosen: the split that reports chooses
+    nothing.
+
+    Args:
+        metric: the objective.
+        outcomes: every job and its run, the search's best trial first.
+
+    Returns:
+        `metric`; `trials` with a run that gave numbers: `trial` (its number), `value` in the search, `mean` over these
+        runs, and the `runs`; `failed`: the other runs. Where there are trials also `chosen`, a trial's number, and if
+        they have a segmentation, `tau` and `kept_order` of their order against the search's.
+    """
+    trials: dict[int, dict[str, Any]] = {}
+    failed = []
+    for job, run in outcomes:
+        number, entry = job.trial.number, {"seed": job.config.seed, **run}
+        if "failed" in run:
+            failed.append({"trial": number, **entry})
+        else:
+            trials.setdefault(number, {"trial": number, "value": job.trial.value, "runs": []})["runs"].append(entry)
+    finals: Finals = {"metric": metric, "trials": list(trials.values()), "failed": failed}
+    for trial in finals["trials"]:
+        names = [name for name in (metric, "val/miou") if name in trial["runs"][0]["metrics"]]
+        trial["mean"] = {name: statistics.fmean(run["metrics"][name] for run in trial["runs"]) for name in names}
+    if trials:
+        finals["chosen"] = max(finals["trials"], key=lambda trial: trial["mean"][metric])["trial"]
+    means = [trial["mean"]["val/miou"] for trial in finals["trials"] if "val/miou" in trial["mean"]]
+    if means and len(means) == len(trials):
+        finals["tau"] = asdict(kendall([trial["value"] for trial in finals["trials"]], means))
+        pairs = list(itertools.combinations(means, 2))  # the search's better one first
+        finals["kept_order"] = f"{sum(a > b for a, b in pairs)} of {len(pairs)}"
+    return finals
+
+
+def reasons(finals: Finals) -> list[str]:
+    """A line for each run that failed."""
+    return [f"trial {run['trial']}, seed {run['seed']}: {run['failed']}" for run in finals["failed"]]
+
+
+def write_folder(folder: Path, finals: Finals, run: Run, pipeline: Pipeline) -> None:
+    """Write finals.json, and best.yaml, metrics.json and figures of the kept run."""
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    write_atomic(folder / "best.yaml", dump_config(pipeline.config))
+    write_atomic(folder / "metrics.json", json.dumps(run, indent=1))
+    write_atomic(folder / "finals.json", json.dumps(finals, indent=1))
+    draw(folder / "figures", pipeline, run["iou"])
+
+
+def draw(folder: Path, pipeline: Pipeline, iou: dict[str, list[float | None]]) -> None:
+    """Draw maps and labels of images of train and val, IoU by class, and the losses of both trainings."""
+    config, data = pipeline.config, pipeline.data
+    predictions = {
+        config.data.train: {"pseudo-label": pipeline.output("labels") / LABELS},
+        config.data.val: {"prediction": pipeline.output("evaluation") / PREDICTIONS},
+    }
+    for split, folders in predictions.items():
+        names = pipeline.split(split).ids[:FIGURE_IMAGES]
+        plots.maps_figure(folder / f"maps_{split}.png", data, names, pipeline.output("maps", split), config.pseudo, folders)
+    bars = {name: [math.nan if value is None else value for value in values] for name, values in iou.items()}
+    plots.class_bars(folder / "classes.png", bars, data.classes, pipeline.train.labels.sum(0).tolist())
+    for name, stage in ((stage, pipeline.output(stage)) for stage in ("classifier", "segmentation")):
+        plots.curves(folder / f"losses_{name}.png", _history(stage))
+
+
+def _history(stage: Path) -> list[dict[str, float]]:
+    """Metrics by epoch of a training, from its output folder."""
+    return json.loads((stage / "history.json").read_text(encoding="utf-8"))
+
+
+def track(tracker: Tracker, tracked: str, job: Job, run: Run, pipeline: Pipeline | None) -> None:
+    """Write the results of a final run to its MLflow run `tracked`; without a pipeline, the reason why it failed."""
+    params = values_of(job.trial) | {"seed": job.config.seed}
+    if pipeline is None:
+        tracker.finish(tracked, params=params, tags=versions() | {"sfc.complete": "False"}, failed=run["failed"])
+        return
+    tags = {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True"}
+    tracker.finish(
+        tracked,
+        params=params | {"pseudo.threshold": pipeline.config.pseudo.threshold},
+        metrics=run["metrics"],
+        history=_history(pipeline.output("classifier")),
+        tags=versions() | tags | masks_seen(run["supervision"]),
+    )
