@@ -33,6 +33,7 @@ from tune.space.space_file import PROXIES, Space, load_space, seconds
 from tune.study.ask_tell import StudySearch
 from tune.study.dry_run import show_plan
 from tune.study.estimate import outlook
+from tune.study.names import study_name
 from tune.study.progress import Progress, show_edit, show_proxies, show_study
 from tune.study.storage import one_driver
 from tune.study.study import complete, counted, default_name, in_time, load_study, open_study, repair, values_of
@@ -222,7 +223,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--workers", type=int, default=1, help="of the final's trainings (Ray Train)")
     parser.add_argument("--workers-per-trial", type=int, default=1, help="of each trial's training (Ray Train)")
     parser.add_argument("--gpus-per-trial", type=float, default=0.0, help="such as 0.5: two trials share a GPU")
-    parser.add_argument("--study", help="its name; by default made from the space's name and content")
+    parser.add_argument("--study", type=study_name, help="its name; by default made from the space's name and content")
     parser.add_argument("--address", help="of a Ray cluster, such as auto")
     parser.add_argument("--results", type=results_folder, default="results", help="where everything is written")
     parser.add_argument("--store", type=store_address, help="folder, s3://... or gs://...; default RESULTS/store")

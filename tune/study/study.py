@@ -18,6 +18,7 @@ from tune.evidence.stats import Interval, kendall
 from tune.space.parameter import Value, decode
 from tune.space.space_file import PROXIES, Space
 from tune.study.edit import Edit, edited, fit
+from tune.study.names import name_from
 from tune.study.sampler import make_sampler
 from tune.study.storage import STORAGE, storage_at
 
@@ -35,7 +36,7 @@ def identity(space: Space) -> dict[str, Any]:
 
 def default_name(space: Space, stem: str) -> str:
     """A study's name where none is given."""
-    return f"{stem}-{digest(identity(space))[:8]}"
+    return name_from(stem, digest(identity(space))[:8])
 
 
 def _generations(storage: optuna.storages.BaseStorage) -> dict[str, str]:
