@@ -19,7 +19,7 @@ from typing import Any
 
 from rich.console import Console
 
-from sfc.__main__ import guarded, set_up_logging
+from sfc.__main__ import set_up_logging
 from sfc.config import Config
 from sfc.config.files import EXPERIMENTS, absolute, change_config, find_file, load_config, parse_override
 from sfc.errors import UserError
@@ -28,6 +28,7 @@ from sfc.runtime.engine import LocalEngine
 from sfc.runtime.store import Address, digest, open_store, store_address, write_atomic
 from tune.cluster.configurations import run_all
 from tune.cluster.connect import connect, results_folder
+from tune.cluster.stop import guarded
 from tune.evidence import tables
 from tune.final import best_config
 from tune.space.plan_file import Plan, arm_configs, load_plan

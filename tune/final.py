@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sfc import plots
-from sfc.__main__ import guarded, set_up_logging
+from sfc.__main__ import set_up_logging
 from sfc.config import Config
 from sfc.config.files import change_config, dump_config, merge, nest, parse_override
 from sfc.errors import Diverged, UserError
@@ -28,6 +28,7 @@ from sfc.runtime.store import Address, digest, open_store, store_address, write_
 from sfc.stages.labels import LABELS
 from tune.cluster.configurations import Run, run_all
 from tune.cluster.connect import connect, results_folder
+from tune.cluster.stop import guarded
 from tune.evidence.stats import kendall
 from tune.space.parameter import Value
 from tune.study.study import complete, load_study, name_of, values_of

@@ -5,9 +5,7 @@ from __future__ import annotations
 import argparse
 import functools
 import math
-import os
 import shlex
-import signal
 import sys
 import time
 import warnings
@@ -20,7 +18,7 @@ from ray.tune import FailureConfig, RunConfig, TuneConfig, Tuner
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler
 from rich.console import Console
 
-from sfc.__main__ import guarded, set_up_logging
+from sfc.__main__ import set_up_logging
 from sfc.config.files import dump_config
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
@@ -28,6 +26,7 @@ from sfc.runtime.engine import available_cpus
 from sfc.runtime.store import Address, open_store, store_address
 from tune.cluster.connect import check_nodes, connect, results_folder, slots
 from tune.cluster.ray_engine import RETRIES
+from tune.cluster.stop import guarded
 from tune.final import best_config, run_final, show_final
 from tune.space.space_file import PROXIES, Space, load_space, seconds
 from tune.study.ask_tell import StudySearch
@@ -182,8 +181,7 @@ def search(given: argparse.Namespace, console: Console, *, final: bool = True) -
         logger.catch_up()
         logger.finish()
         if len(counted(study)) < space.file.budget.trials and time.monotonic() < deadline:
-            console.print("stopped; the same command goes on from here")
-            return 130
+            raise KeyboardInterrupt
         if len(counted(study)) < space.file.budget.trials:
             console.print(f"the time ({limit}) is over; the same command goes on, first with what was stopped by it")
         show_study(console, study, space)
@@ -245,7 +243,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 raise UserError(f"--time: {error}") from None
         set_up_logging()
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
         return search(given, Console())
 
     return guarded(command)
