@@ -31,7 +31,7 @@ from tune.cluster.connect import connect, results_folder
 from tune.cluster.stop import guarded
 from tune.evidence.stats import kendall
 from tune.space.parameter import Value
-from tune.study.study import complete, load_study, name_of, values_of
+from tune.study.study import complete, load_study, name_of, sweeps, values_of
 from tune.tracking.tracker import EXPERIMENT, Tracker, masks_seen, tracking_uri, versions, without_password
 from tune.tracking.trial_log import FIGURE_IMAGES
 
@@ -56,13 +56,6 @@ def best_config(study: optuna.Study) -> Config:
 def base_of(study: optuna.Study) -> Config:
     """The configuration over which the study's trials put their settings."""
     return Config.model_validate_json(json.dumps(study.user_attrs["base"]))
-
-
-def sweeps(study: optuna.Study) -> bool:
-    """Whether the background threshold is the best one on the masks that choose, run by run, and not searched."""
-    return (
-        study.user_attrs["metric"].startswith("seed/best") and "pseudo.threshold" not in study.user_attrs["published"]
-    )
 
 
 def with_overrides(config: Config, changes: dict[str, Value], overrides: Sequence[str]) -> Config:
