@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import math
 import os
 import shutil
 import statistics
@@ -25,9 +24,10 @@ from common import machine
 from many_trials import open_search
 from no_work import sleep
 from ray.cluster_utils import Cluster
-from rich.console import Console
 
-from tune.search import run_trials
+from tune.cluster.connect import slots as slots_of
+from tune.study.run import run_trials
+from tune.study.trial import Job
 
 LENGTHS = (2.0, 1.0, 0.5, 0.25)
 """Seconds of a trial, block by block."""
@@ -67,15 +67,9 @@ def simulate(slots: int) -> list[tuple[float, float]]:
         busy = time.process_time()
         run_trials(
             study,
-            space,
-            results,
-            store.root,
-            logger,
-            Console(quiet=True),
-            trials=trials,
-            deadline=math.inf,
-            workers=1,
-            gpus=0,
+            Job(space, results, store.root, at_once=slots_of(1, 0)),
+            trials,
+            callbacks=[logger],
             trainable=trainable,
         )
         logger.finish()

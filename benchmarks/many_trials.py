@@ -6,7 +6,6 @@ until the finished study is open again. Exit code 1 where one is over its bound.
 
 import argparse
 import functools
-import math
 import sys
 import tempfile
 import time
@@ -23,12 +22,13 @@ from rich.console import Console
 
 from sfc.pipeline import Pipeline
 from sfc.runtime.store import Store
-from tune.cluster.connect import connect
-from tune.search import run_trials
+from tune.cluster.connect import connect, slots
 from tune.space.space_file import Space, load_space
 from tune.study.ask_tell import StudySearch
 from tune.study.progress import Progress
+from tune.study.run import run_trials
 from tune.study.study import complete, open_study
+from tune.study.trial import Job
 from tune.tracking.tracker import Tracker, tracking_uri
 from tune.tracking.trial_log import TrialLogger
 
@@ -95,8 +95,8 @@ def main() -> int:
         with (results / "output").open("w") as output:
             begin, cpu = time.perf_counter(), time.process_time()
             console = Console(file=output)
-            left = {"trials": trials, "deadline": math.inf, "workers": 1, "gpus": 0, "trainable": no_work}
-            run_trials(study, space, results, store.root, logger, console, **left)
+            job = Job(space, results, store.root, at_once=slots(1, 0))
+            run_trials(study, job, trials, callbacks=[logger, Progress(console, study, trials)], trainable=no_work)
             logger.finish()
             wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
         ray.shutdown()

@@ -43,7 +43,7 @@ def no_work(given: dict[str, Any], *, job: Any) -> None:
         "history": [{"epoch": epoch, "total": 1 / epoch, "lr": 0.1 / epoch} for epoch in range(1, 11)],
         "maps": "-",
     }
-    ray.tune.report({"objective": value, "epoch": 10, "complete": True, "found": json.dumps(found)})
+    ray.tune.report({"objective": value, "epoch": 10, "complete": True, "attributes": json.dumps(found)})
 
 
 def sleep(given: dict[str, Any], *, job: Any, meeting: Path, slots: int, blocks: Sequence[tuple[float, int]]) -> None:

@@ -17,8 +17,9 @@ from sfc.runtime.engine import LocalEngine
 from sfc.runtime.store import Store
 from tune import search
 from tune.cluster.connect import OBJECT_STORE
+from tune.space.space_file import load_space
+from tune.study.objective import everything
 from tune.study.study import complete, load_study, values_of
-from tune.study.trial import everything
 
 TRIALS = 6
 SPACE = """
@@ -41,7 +42,7 @@ def main() -> None:
         words = ["--space", str(folder / "space.yaml"), "--study", "s", "--results", str(folder / "results")]
         given = search.parser().parse_intermixed_args([*words, *SETTINGS])
         given.words = words
-        space = search.load_space(given.space, None, given.overrides)
+        space = load_space(given.space, None, given.overrides)
         search.search(given, Console(quiet=True), final=False)
         study = load_study("s", folder / "results")
         trials = sorted(complete(study), key=lambda t: t.number)

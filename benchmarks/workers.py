@@ -41,7 +41,7 @@ def main() -> None:
         for what, (given, engine) in runs.items():
             pipeline = Pipeline(given, Store(folder / what), engine)
             found[what] = pipeline.run("seed").metrics
-            seconds = pipeline.store.manifest(pipeline.classifier())["seconds"]
+            seconds = pipeline.store.manifest(pipeline.output("classifier"))["seconds"]
             shown = ", ".join(f"{k} {100 * found[what][k]:.2f}" for k in METRICS)
             print(f"{what}: {shown}; training {seconds:.1f} s with start-up", flush=True)
         for metric in METRICS:

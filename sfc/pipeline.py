@@ -147,19 +147,17 @@ class Pipeline:
             shared = not set(self.data.ids(chosen)).isdisjoint(self.data.ids(split))
         return supervision(self.config, split, tuned_here=shared)
 
-    def preview(self, weights: dict[str, torch.Tensor], prefix: str) -> dict[str, Any]:
-        """Numbers of a classifier in training, from maps at one scale of the first images of the select split.
+    def preview(self, weights: dict[str, torch.Tensor], prefix: str, split: Split) -> dict[str, Any]:
+        """Numbers of a classifier in training, from maps at one scale of the first images of a split.
 
         Args:
             weights: of the training step, from `Context.report`.
-            prefix: `proxy`, or `seed`: without masks on select, on the images that train.
+            prefix: `seed` or `proxy`.
+            split: with masks for `seed`.
 
         Returns:
             Content of the stage's metrics.json.
         """
-        split = self.split(self.config.data.select)
-        if prefix == "seed" and not split.has_masks:
-            split = self.train
         few = split.first(PREVIEW_IMAGES)
         cam = self.config.cam.model_copy(update={"scales": (1.0,), "mirror": False})
         settings, engine = self.config.model_copy(update={"cam": cam}), LocalEngine(1)

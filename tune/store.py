@@ -21,7 +21,7 @@ from sfc.__main__ import guarded
 from sfc.errors import UserError
 from sfc.runtime.inventory import Item, inventory, referred, remove, store_folder
 from sfc.runtime.stores import store_address
-from tune.cluster.connect import results_folder
+from tune.options import results_folder
 from tune.study.storage import STORAGE, one_driver, storage_at
 from tune.study.study import name_of
 

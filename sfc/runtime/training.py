@@ -41,6 +41,12 @@ def save(net: nn.Module, history: list[dict[str, float]], folder: Path) -> None:
     (folder / CHECKPOINT).unlink(missing_ok=True)
 
 
+def read_history(folder: Path) -> list[dict[str, float]]:
+    """Mean losses of each epoch from a training's folder; none where nothing was trained."""
+    file = folder / HISTORY
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+
+
 def load(folder: Path) -> dict[str, Tensor]:
     """The weights in a stage's folder, on the CPU."""
     return cast("dict[str, Tensor]", torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))

@@ -28,7 +28,7 @@ def complete(study: optuna.Study, value: float) -> None:
     """Complete the next trial: the first has the published settings, the second a learning rate that diverges."""
     trial = study.ask()
     rate = trial.suggest_categorical("classifier.lr", [0.05, 1e30])
-    settings = {"classifier.prototype_weight": 1.6, "classifier.lr": rate, "pseudo.fusion": 0.7}
+    settings = {"classifier.options.prototype_weight": 1.6, "classifier.lr": rate, "pseudo.fusion": 0.7}
     trial.set_user_attr("settings", settings)
     trial.set_user_attr("metrics", {"seed/best_threshold": 0.3})
     study.tell(trial, value)

@@ -124,8 +124,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         pipeline = Pipeline(
             change_config(config, {"classifier.options.prototype_weight": weight}), Store(root / "store"), engine
         )
-        maps[weight] = str(pipeline.cam("select"))
-        history[weight] = json.loads((pipeline.classifier() / "history.json").read_text())
+        maps[weight] = str(pipeline.output("maps", "select"))
+        history[weight] = json.loads((pipeline.output("classifier") / "history.json").read_text())
     return {
         "config": change_config(config, {"classifier.epochs": 3}),
         "maps": maps,
@@ -351,8 +351,8 @@ def test_maps_and_classes_are_drawn(html: str) -> None:
 
 
 def test_importance_is_shown_with_its_shares(page: Page) -> None:
-    [shares] = [t for t in page.tables if t[0][0] == "classifier.prototype_weight" and len(t[0]) == 2]
-    assert [row[0] for row in shares] == ["classifier.prototype_weight", "classifier.weighting"]
+    [shares] = [t for t in page.tables if t[0][0] == "classifier.options.prototype_weight" and len(t[0]) == 2]
+    assert [row[0] for row in shares] == ["classifier.options.prototype_weight", "classifier.options.weighting"]
     assert sum(float(row[1]) for row in shares) == pytest.approx(1)
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -59,7 +58,13 @@ def test_the_main_job_survives_interruptions_and_does_nothing_twice(tmp_path: Pa
 
     process = search(tmp_path, space_file)
     read_until(process, "starts")
-    time.sleep(1)
+    process.send_signal(signal.SIGTERM)
+    output = finish(process)
+    assert process.returncode == 143, output
+    assert "goes on from here" in output and "SIGTERM received" not in output
+
+    process = search(tmp_path, space_file)
+    read_until(process, "starts")
     os.killpg(process.pid, signal.SIGKILL)
     finish(process)
 

@@ -20,6 +20,7 @@ from sfc.pipeline import Pipeline, Until
 from sfc.runtime.engine import Engine, LocalEngine
 from sfc.runtime.store import Store
 from sfc.runtime.stores import StoreAddress, open_store
+from sfc.scoring.tally import METRICS
 from tune.cluster.connect import check_nodes, slots
 from tune.cluster.ray_engine import RETRIES, ProcessDied, RayEngine, hang_guard, outcome
 from tune.options import ClusterOptions
@@ -46,8 +47,9 @@ def run_config(config: Config, store: StoreAddress, engine: Engine, goal: Goal) 
     try:
         pipeline = Pipeline(config, open_store(store), engine)
         if goal.sweep:
-            seeds = json.loads((pipeline.output("seeds", config.data.select) / "metrics.json").read_text(encoding="utf-8"))
-            chosen = {"pseudo.threshold": seeds["best"]["threshold"], "selected_on": config.data.select}
+            seeds = pipeline.output("seeds", config.data.select) / METRICS
+            best = json.loads(seeds.read_text(encoding="utf-8"))["best"]
+            chosen = {"pseudo.threshold": best["threshold"], "selected_on": config.data.select}
             pipeline = pipeline.changed(change_config(config, chosen))
         result = pipeline.run(goal.until)
         if goal.proxy:

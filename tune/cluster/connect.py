@@ -17,6 +17,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from sfc.errors import UserError
 from sfc.runtime.engine import available_cpus
 from sfc.runtime.stores import StoreAddress
+from sfc.terminal import catch_sigterm
 
 OBJECT_STORE = 200 * 2**20
 """Bytes of shared memory on this machine; small, since shards carry names and no images."""
@@ -56,6 +57,7 @@ def connect(address: str | None = None) -> None:
         raise UserError(
             f"--address {address}: no Ray answers there, or it has another token (docs/cluster.md): {error}"
         ) from None
+    catch_sigterm()
 
 
 def _check_port(address: str) -> None:

@@ -16,7 +16,7 @@ from sfc.scoring.names import PARTS
 from tune.evidence.stats import NO_INTERVAL, Interval, kendall
 from tune.evidence.tables import heading
 from tune.evidence.trials import Evidence, number, search_masks, table
-from tune.final import FINALS
+from tune.study.names import FINALS
 from tune.study.study import name_of
 
 SHOWN = ("seed/miou", "seed_val/miou", "pseudo/miou", "val/miou", f"val/miou{PARTS[-1]}")

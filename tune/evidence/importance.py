@@ -14,6 +14,7 @@ from optuna.importance import FanovaImportanceEvaluator
 from optuna.trial import FrozenTrial, create_trial
 
 from tune.space.parameter import encode
+from tune.study.edit import same_ranges
 
 LEAST = 4
 """Trials below which nothing is said."""
@@ -65,7 +66,7 @@ def _fanova(trials: Sequence[FrozenTrial], names: Sequence[str]) -> dict[str, fl
     if len(trials) < LEAST or len({t.value for t in trials}) < 2 or not varied:
         return {}
     study = optuna.create_study(direction="maximize")
-    study.add_trials(trials)
+    study.add_trials(same_ranges(trials))
     result = FanovaImportanceEvaluator(seed=0).evaluate(study, params=varied)
     total = sum(result.values())
     return {name: float(value / total) for name, value in result.items()} if total > 0 else {}

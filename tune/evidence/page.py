@@ -24,9 +24,8 @@ from tune.evidence.finals import Finals, load_finals, spread
 from tune.evidence.importance import LEAST, STEADY, inner_trials, shares
 from tune.evidence.tables import TEMPLATES
 from tune.evidence.trials import Evidence
-from tune.final import sweeps
-from tune.study.study import name_of, values_of
-from tune.tracking.tracker import versions
+from tune.study.study import name_of, sweeps, values_of
+from tune.tracking.versions import versions
 
 LISTED = 20
 """Complete trials in the leaderboard itself; the others are folded below it."""

@@ -19,14 +19,13 @@ import pandas as pd
 from optuna.trial import FrozenTrial, TrialState
 
 from sfc.config import Config
-from sfc.pipeline import supervision
+from sfc.results import supervision
 from sfc.scoring.names import PARTS, split_of
 from tune.evidence.importance import inner_of
 from tune.evidence.stats import Interval, kendall
-from tune.final import base_of
 from tune.space.parameter import decode
 from tune.study.progress import duration, shown
-from tune.study.study import complete, counted, published, values_of
+from tune.study.study import base_of, complete, counted, published, values_of
 
 
 def table(

@@ -15,8 +15,8 @@ from typing import Any
 from rich.console import Console
 
 from sfc.config import Config
-from sfc.config.values import flat
 from sfc.config.files import EXPERIMENTS, absolute, change_config, find_file, load_config
+from sfc.config.values import flat
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import LocalEngine

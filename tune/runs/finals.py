@@ -19,50 +19,25 @@ from rich.console import Console
 from sfc import plots
 from sfc.config import Config
 from sfc.config.files import apply_overrides, build_config, change_config, dump_config
-from sfc.errors import Diverged, UserError
+from sfc.errors import Diverged
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import LocalEngine
 from sfc.runtime.store import digest, write_atomic
 from sfc.runtime.stores import open_store
+from sfc.runtime.training import read_history
 from sfc.stages.spec import LABELS, PREDICTIONS
 from tune.cluster.configurations import Goal, Run, run_all
 from tune.cluster.connect import connect
 from tune.evidence.stats import kendall
 from tune.options import ClusterOptions
-from tune.study.study import complete, name_of, values_of
+from tune.study.names import FINALS
+from tune.study.study import base_of, best_config, complete, name_of, sweeps, values_of
 from tune.tracking.tracker import Tracker, masks_seen
 from tune.tracking.trial_log import FIGURE_IMAGES
 from tune.tracking.versions import versions
 
 Finals = dict[str, Any]
 """The content of finals.json, as `summary` returns it."""
-
-
-def base_of(study: optuna.Study) -> Config:
-    """The configuration that the study's trials change."""
-    return build_config(study.user_attrs["base"], origin=f"base of the study {name_of(study)}")
-
-
-def sweeps(study: optuna.Study) -> bool:
-    """Whether each run takes the background threshold that is best on the masks of the select split, since the study
-    does not search it."""
-    searched = "pseudo.threshold" in study.user_attrs["published"]
-    return study.user_attrs["metric"].startswith("seed/best") and not searched
-
-
-def best_config(study: optuna.Study) -> Config:
-    """Settings of the best complete trial, with the background threshold that the objective's masks chose.
-
-    Raises:
-        UserError: no trial ran in full.
-    """
-    ranked = complete(study)
-    if not ranked:
-        raise UserError(f"the study {name_of(study)} has no trial that ran in full, so there is no best one")
-    changes: dict[str, Any] = values_of(ranked[0])
-    if sweeps(study):
-        changes["pseudo.threshold"] = ranked[0].user_attrs["metrics"]["seed/best_threshold"]
-    return change_config(base_of(study), changes)
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:
@@ -215,7 +190,7 @@ def write_folder(folder: Path, finals: Finals, run: Run, pipeline: Pipeline) -> 
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "best.yaml", dump_config(pipeline.config))
     write_atomic(folder / "metrics.json", json.dumps(run, indent=1))
-    write_atomic(folder / "finals.json", json.dumps(finals, indent=1))
+    write_atomic(folder / FINALS, json.dumps(finals, indent=1))
     draw(folder / "figures", pipeline, run["iou"])
 
 
@@ -228,16 +203,12 @@ def draw(folder: Path, pipeline: Pipeline, iou: dict[str, list[float | None]]) -
     }
     for split, folders in predictions.items():
         names = pipeline.split(split).ids[:FIGURE_IMAGES]
-        plots.maps_figure(folder / f"maps_{split}.png", data, names, pipeline.output("maps", split), config.pseudo, folders)
+        maps = pipeline.output("maps", split)
+        plots.maps_figure(folder / f"maps_{split}.png", data, names, maps, config.pseudo, folders)
     bars = {name: [math.nan if value is None else value for value in values] for name, values in iou.items()}
     plots.class_bars(folder / "classes.png", bars, data.classes, pipeline.train.labels.sum(0).tolist())
-    for name, stage in ((stage, pipeline.output(stage)) for stage in ("classifier", "segmentation")):
-        plots.curves(folder / f"losses_{name}.png", _history(stage))
-
-
-def _history(stage: Path) -> list[dict[str, float]]:
-    """Metrics by epoch of a training, from its output folder."""
-    return json.loads((stage / "history.json").read_text(encoding="utf-8"))
+    for stage in ("classifier", "segmentation"):
+        plots.curves(folder / f"losses_{stage}.png", read_history(pipeline.output(stage)))
 
 
 def track(tracker: Tracker, tracked: str, job: Job, run: Run, pipeline: Pipeline | None) -> None:
@@ -251,6 +222,6 @@ def track(tracker: Tracker, tracked: str, job: Job, run: Run, pipeline: Pipeline
         tracked,
         params=params | {"pseudo.threshold": pipeline.config.pseudo.threshold},
         metrics=run["metrics"],
-        history=_history(pipeline.output("classifier")),
+        history=read_history(pipeline.output("classifier")),
         tags=versions() | tags | masks_seen(run["supervision"]),
     )

@@ -6,6 +6,7 @@ import json
 from typing import Annotated, Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 from pydantic import Field, model_validator
 
 from sfc.config import Section
@@ -23,30 +24,30 @@ class Parameter(Section):
     when: Annotated[dict[str, Any], Field(default_factory=dict)]
     """Other parameters and the value (or the list of values) at which this one is searched."""
 
-    def given(self) -> dict[str, tuple[Any, ...]]:
+    def kinds(self) -> dict[str, tuple[Any, ...]]:
         """The kinds that the file names, with their range or choices."""
         kinds = {"uniform": self.uniform, "log_uniform": self.log_uniform, "int": self.integer, "choice": self.choice}
         return {kind: values for kind, values in kinds.items() if values is not None}
 
     @property
     def kind(self) -> str:
-        return next(iter(self.given()))
+        return next(iter(self.kinds()))
 
     @model_validator(mode="after")
     def _one_kind(self) -> Parameter:
-        given = self.given()
-        if len(given) != 1:
-            raise ValueError(f"needs exactly one of uniform, log_uniform, int, choice; has {list(given) or 'none'}")
+        kinds = list(self.kinds())
+        if len(kinds) != 1:
+            raise ValueError(f"needs exactly one of uniform, log_uniform, int, choice; has {kinds or 'none'}")
         if self.choice is None and self.values()[0] >= self.values()[1]:
             raise ValueError(f"an empty range, {self.values()}: the low end must be below the high end")
         return self
 
     def values(self) -> list[Value]:
         """Choices, or both ends of the range."""
-        return list(self.given()[self.kind])
+        return list(self.kinds()[self.kind])
 
     def text(self) -> str:
-        """As a person reads it."""
+        """Kind, range and condition as a person reads them."""
         when = f", when {self.when}" if self.when else ""
         return f"{self.kind} {self.values()}{when}"
 
@@ -57,10 +58,20 @@ class Parameter(Section):
         low, high = self.values()
         return isinstance(value, int | float) and low <= value <= high
 
+    @property
+    def distribution(self) -> BaseDistribution:
+        """The range or the choices as Optuna has them."""
+        if self.choice is not None:
+            return CategoricalDistribution([encode(value) for value in self.choice])
+        low, high = self.values()
+        if self.integer is not None:
+            return IntDistribution(low, high)
+        return FloatDistribution(low, high, log=self.log_uniform is not None)
+
     def suggest(self, name: str, trial: optuna.Trial) -> Value:
         """Ask Optuna for a value."""
         if self.choice is not None:
-            return decode(trial.suggest_categorical(name, [encode(v) for v in self.choice]))
+            return decode(trial.suggest_categorical(name, [encode(value) for value in self.choice]))
         low, high = self.values()
         if self.integer is not None:
             return trial.suggest_int(name, low, high)

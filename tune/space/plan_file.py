@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import itertools
 import json
 import logging
@@ -18,14 +17,14 @@ from sfc.config.files import (
     EXPERIMENTS,
     Address,
     build_config,
-    explain,
     find_file,
-    merge,
-    nest,
+    merge_settings,
+    nested,
     read_yaml,
 )
 from sfc.errors import UserError
 from sfc.pipeline import Until
+from tune.space.entries import explain_entries
 
 log = logging.getLogger("sfc")
 
@@ -44,7 +43,7 @@ WITHOUT_EFFECT: dict[str, dict[str, Any]] = {
     "pseudo": {**CHOSEN, "segmentation": True, "evaluation": True},
     "segmentation": CHOSEN,
 }
-"""Settings that change no number up to a stage."""
+"""Settings that change no number up to a stage, by stage."""
 
 Settings = dict[str, Any]
 Values = Annotated[list[Any], Field(min_length=1)]
@@ -75,12 +74,12 @@ class PlanFile(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> PlanFile:
-        given = [kind for kind in KINDS if getattr(self, kind) is not None]
-        if len(given) != 1:
-            raise ValueError(f"needs exactly one of {', '.join(KINDS)}; has {', '.join(given) or 'none'}")
+        kinds = [kind for kind in KINDS if getattr(self, kind) is not None]
+        if len(kinds) != 1:
+            raise ValueError(f"needs exactly one of {', '.join(KINDS)}; has {', '.join(kinds) or 'none'}")
         if self.reference is not None and self.reference not in (self.arms or {}):
-            known = f"it has {', '.join(self.arms)}" if self.arms else "only a plan with `arms` names it"
-            raise ValueError(f"reference: there is no arm {self.reference}; {known}")
+            hint = f"it has {', '.join(self.arms)}" if self.arms else "only a plan with `arms` names it"
+            raise ValueError(f"reference: there is no arm {self.reference}; {hint}")
         return self
 
 
@@ -94,19 +93,19 @@ class Plan:
     """`file:line` of each entry."""
 
     def at(self, *address: str | int) -> str:
-        """Where an entry stands, or the nearest one above it."""
-        known = (address[:n] for n in range(len(address), 0, -1))
-        return next((self.places[part] for part in known if part in self.places), str(self.path))
+        """`file:line` of an entry, or of the nearest one above it."""
+        above = (address[:n] for n in range(len(address), 0, -1))
+        return next((self.places[part] for part in above if part in self.places), str(self.path))
 
 
 @dataclass(frozen=True)
 class _Row:
-    """An arm before it is a configuration: its settings, and where it and each of them stands."""
+    """An arm before it is a configuration: its settings, and `file:line` of the arm and of each setting."""
 
     name: str
     settings: Settings
-    place: str
-    places: dict[str, str]
+    line: str
+    lines: dict[str, str]
     tuned: bool = False
 
 
@@ -121,19 +120,8 @@ def load_plan(name: str) -> Plan:
     try:
         return Plan(PlanFile.model_validate_json(json.dumps(values)), path, places)
     except ValidationError as error:
-        lines = [_entry(line) for line in explain(error, places, str(path)).splitlines()]
-        raise UserError("\n".join(lines)) from None
-
-
-def _entry(line: str) -> str:
-    """An unknown entry is one of the plan, not a setting."""
-    place, unknown, rest = line.partition(": unknown setting ")
-    if not unknown:
-        return line
-    entry, known = rest.partition(";")[0], [*PlanFile.model_fields, *Arm.model_fields]
-    close = difflib.get_close_matches(entry.split(".")[-1], known, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-    return f"{place}: unknown entry {entry}; {hint}"
+        names = [*PlanFile.model_fields, *Arm.model_fields]
+        raise UserError(explain_entries(error, places, str(path), names)) from None
 
 
 def _shown(setting: str, value: Any, settings: Iterable[str]) -> str:
@@ -188,7 +176,7 @@ def arm_configs(plan: Plan, base: Config, tuned: Config | None = None) -> dict[s
     seen: dict[str, str] = {}
     for row in (reference, *others):
         if row.tuned and tuned is None:
-            problems.append(f"{row.place}: the arm {row.name!r} is the best of a search: name it by --study")
+            problems.append(f"{row.line}: the arm {row.name!r} is the best of a search: name it by --study")
             continue
         start = tuned if tuned is not None and (row.tuned or not plan.file.arms) else base
         try:
@@ -199,15 +187,15 @@ def arm_configs(plan: Plan, base: Config, tuned: Config | None = None) -> dict[s
         content = config.model_dump_json(exclude=WITHOUT_EFFECT[plan.file.until])
         same = seen.setdefault(content, row.name)
         if row.name in configs:
-            problems.append(f"{row.place}: the arm {row.name!r} stands here twice")
+            problems.append(f"{row.line}: the arm {row.name!r} stands here twice")
         elif same == row.name:
             configs[row.name] = config
         elif plan.file.leave_one_out and tuned is not None and same == reference.name:
-            log.warning("%s: the best of the study does %s already, so it is no arm", row.place, row.name)
+            log.warning("%s: the best of the study does %s already, so it is no arm", row.line, row.name)
         elif not (swept and same == reference.name):  # a sweep passes over the base's own value
             limit = "" if plan.file.until == "segmentation" else f" up to the stage {plan.file.until}"
             problems.append(
-                f"{row.place}: the arm {row.name!r} is the same as {same!r}{limit}; "
+                f"{row.line}: the arm {row.name!r} is the same as {same!r}{limit}; "
                 "take it out of the plan, or change another base"
             )
     if not problems and len(configs) < 2:
@@ -223,22 +211,22 @@ def _changed(start: Config, row: _Row) -> Config:
     Raises:
         UserError: its mistakes, each with its place.
     """
-    values: dict[str, Any] = start.model_dump(mode="json")
+    changes: dict[str, Any] = {}
     places: dict[Address, str] = {}
     fixed = []
     for setting, value in row.settings.items():
         section = setting.partition(".")[0]
         if section in ("data", "seed", "selected_on"):
-            fixed.append(f"{row.places[setting]}: {setting} can't differ: every arm has the same data and seeds")
+            fixed.append(f"{row.lines[setting]}: {setting} can't differ: every arm has the same data and seeds")
             continue
         if setting == "pseudo.threshold":
-            fixed.append(f"{row.places[setting]}: {setting} is chosen for each run by the select split's masks")
+            fixed.append(f"{row.lines[setting]}: {setting} is chosen for each run by the select split's masks")
             continue
-        address = tuple(setting.split("."))
-        places[address] = row.places[setting]
-        values = merge(values, nest(address, value))
+        places[tuple(setting.split("."))] = row.lines[setting]
+        changes[setting] = value
     try:
-        config = build_config(values, places, f"{row.place}: arm {row.name!r}")
+        values = merge_settings(start.model_dump(mode="json"), nested(changes))
+        config = build_config(values, places, f"{row.line}: arm {row.name!r}")
     except UserError as error:
         raise UserError("\n".join([*fixed, str(error)])) from None
     if fixed:

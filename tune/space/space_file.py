@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import difflib
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from types import MappingProxyType
+from typing import Any
 
 import optuna
 import yaml
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, ValidationError
 
-from sfc.config import Config, Count, Section
+from sfc.config import Config, plugins
 from sfc.config.files import (
     EXPERIMENTS,
     Address,
     absolute,
     change_config,
-    explain,
-    field_at,
     find_file,
     load_config,
     merge,
@@ -29,105 +26,14 @@ from sfc.config.files import (
     setting_names,
 )
 from sfc.errors import UserError
-from tune.space.parameter import Parameter, Value, applies, encode
+from sfc.scoring.names import split_of
+from tune.space.entries import explain_entries
+from tune.space.parameter import Parameter, Value, applies, decode, encode
+from tune.space.sections import Asha, Budget, Final, Objective, SpaceFile
 
 SPACES = EXPERIMENTS / "spaces"
 INNER = ("cam.", "pseudo.")
 """Sections of the stages after the classifier: their settings are searched on a trained classifier's maps."""
-METRICS = ("seed/best_miou", "seed/miou", "pseudo/miou")
-PROXIES = ("proxy/map_agreement", "proxy/crf_agreement", "proxy/classification_map")
-"""Objectives that need no mask."""
-PARTS = ("_head", "_middle", "_tail")
-
-
-class Objective(Section):
-    """What a trial is judged by."""
-
-    metric: str = "seed/best_miou"
-    """One of METRICS, or a part of one by class frequency; or one of PROXIES, which need no mask."""
-    split: str | None = None
-    """Split whose images choose, put in data.select; None: the base's."""
-
-    @property
-    def needs_masks(self) -> bool:
-        return self.metric not in PROXIES
-
-    @model_validator(mode="after")
-    def _known(self) -> Objective:
-        known = [*(m + part for m in METRICS for part in ("", *PARTS)), *PROXIES]
-        if self.metric not in known:
-            raise ValueError(f"metric: {self.metric} can't be an objective. Known: {', '.join(known)}")
-        return self
-
-
-class Asha(Section):
-    """Early stopping by asynchronous successive halving, by epoch."""
-
-    grace: Count = 1
-    reduction: Annotated[int, Field(ge=2)] = 2
-
-    def rungs(self, epochs: int) -> list[int]:
-        """Epochs at which trials are compared, below `epochs`."""
-        rungs, epoch = [], self.grace
-        while epoch < epochs:
-            rungs.append(epoch)
-            epoch *= self.reduction
-        return rungs
-
-
-class Budget(Section):
-    """When a search ends."""
-
-    trials: Count = 20
-    """In all, those of earlier runs of the same study included."""
-    inner: Annotated[int, Field(ge=0)] = 10
-    """Settings of the stages after the classifier that each trial tries on its own maps; 0: they are searched together
-    with those of the classifier, one training for each."""
-    time: str | None = None
-    """Such as 90s, 20m or 3h, for one run of the command: trials that run then are stopped, and come first next."""
-    seed: int = 0
-    """Of the sampler."""
-
-    @model_validator(mode="after")
-    def _time(self) -> Budget:
-        if self.time is not None:
-            seconds(self.time)
-        return self
-
-
-class Final(Section):
-    """What goes through all stages in the end: the best `top` trials, each with `seeds` seeds."""
-
-    top: Count = 4
-    seeds: Count = 1
-    """The base's and those after it. The trial with the best mean objective over them is the one that is kept."""
-    set: Annotated[dict[str, Any], Field(default_factory=dict)]
-    """Settings of the final run alone, such as longer training."""
-
-
-class SpaceFile(Section):
-    """A space file."""
-
-    base: str
-    objective: Objective = Objective()
-    parameters: Annotated[dict[str, Parameter], Field(min_length=1)]
-    published: dict[str, Any]
-    start: tuple[dict[str, Any], ...] = ()
-    asha: Asha | None = Asha()
-    budget: Budget = Budget()
-    final: Final = Final()
-
-
-def seconds(text: str) -> float:
-    """`90s`, `20m`, `3h` in seconds.
-
-    Raises:
-        ValueError: it is not of that form.
-    """
-    match = re.fullmatch(r"([0-9.]+)\s*([smh])", text.strip())
-    if not match:
-        raise ValueError(f"time: {text!r} is not of the form 90s, 20m or 3h")
-    return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
 
 
 class Space(BaseModel):
@@ -149,6 +55,12 @@ class Space(BaseModel):
         return after if self.file.budget.inner and len(after) < len(names) else []
 
     @property
+    def outer(self) -> dict[str, Parameter]:
+        """Parameters that the trials search, by name."""
+        inner = self.inner
+        return {name: parameter for name, parameter in self.file.parameters.items() if name not in inner}
+
+    @property
     def asha(self) -> Asha | None:
         """How training is stopped early; None also where all trials share one classifier."""
         return self.file.asha if not all(name.startswith(INNER) for name in self.file.parameters) else None
@@ -159,19 +71,22 @@ class Space(BaseModel):
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """A trial's values of the outer parameters that apply, asked from Optuna in the file's order."""
-        inner = self.inner
-        return self._ask(trial, [name for name in self.file.parameters if name not in inner], {})
+        return self._ask(trial, self.outer, {})
 
     def suggest_inner(self, trial: optuna.Trial, chosen: dict[str, Value]) -> dict[str, Value]:
         """Values of the inner parameters that apply beside the outer ones that were chosen."""
         return self._ask(trial, self.inner, chosen)
 
-    def _ask(self, trial: optuna.Trial, names: list[str], before: dict[str, Value]) -> dict[str, Value]:
+    def _ask(self, trial: optuna.Trial, names: Iterable[str], before: dict[str, Value]) -> dict[str, Value]:
         chosen = dict(before)
         for name in names:
             if applies(self.file.parameters[name], chosen):
                 chosen[name] = self.file.parameters[name].suggest(name, trial)
         return {name: value for name, value in chosen.items() if name not in before}
+
+    def fits(self, point: Mapping[str, Any]) -> bool:
+        """Whether the encoded values of a point lie in the ranges of the outer parameters, those that it has."""
+        return all(p.holds(decode(point[name])) for name, p in self.outer.items() if name in point)
 
     def config(self, chosen: dict[str, Value]) -> Config:
         """The base with a trial's values put over it."""
@@ -179,7 +94,8 @@ class Space(BaseModel):
 
     def text(self) -> str:
         """The file as YAML."""
-        return yaml.safe_dump(self.file.model_dump(mode="json", by_alias=True, exclude_none=True), sort_keys=False)
+        values = self.file.model_dump(mode="json", by_alias=True, exclude_unset=True)
+        return yaml.safe_dump(values, sort_keys=False)
 
     def points(self) -> list[dict[str, Value]]:
         """Outer settings to try first, encoded for Optuna: the published ones, then the start points."""
@@ -205,7 +121,8 @@ class Space(BaseModel):
 
 
 def load_space(name: str, base: str | None = None, overrides: Sequence[str] = (), trials: int | None = None) -> Space:
-    """A space file (a path, or a bare name in experiments/spaces/) on its base.
+    """A space file (a path, or a bare name in experiments/spaces/) on its base. The code that the file names as its
+    objective may be imported from here on.
 
     Args:
         name: the file.
@@ -223,15 +140,18 @@ def load_space(name: str, base: str | None = None, overrides: Sequence[str] = ()
     try:
         file = SpaceFile.model_validate_json(json.dumps(values))
     except ValidationError as error:
-        raise UserError(_explain(error, places, path)) from None
+        raise UserError(explain_entries(error, places, str(path), _entries())) from None
+    objective = file.objective
     config = load_config(
         base or _base(file.base, path),
-        [*overrides, *([f"data.select={file.objective.split}"] if file.objective.split else [])],
+        [*overrides, *([f"data.select={objective.split}"] if objective.split else [])],
     )
-    chooser = config.data.train if file.objective.metric.startswith("pseudo/") else config.data.select
-    if file.objective.needs_masks:
-        config = config.model_copy(update={"selected_on": chooser})
-    problems = _problems(file, config, places, path, overrides)
+    if objective.is_plugin:  # the masks that the function may read
+        config = config.model_copy(update={"selected_on": config.data.select})
+    elif objective.needs_masks:
+        config = config.model_copy(update={"selected_on": split_of(objective.metric, config.data)})
+    fixed = {word.partition("=")[0] for word in overrides}
+    problems = list(_Checks(file, config, places, path).problems(fixed))
     if problems:
         raise UserError("\n".join(problems))
     return Space(file=file, base=absolute(config))
@@ -241,83 +161,92 @@ def _base(name: str, path: Path) -> Path:
     return find_file(name, [path.parent, EXPERIMENTS])
 
 
-def _explain(error: ValidationError, places: dict[Address, str], path: Path) -> str:
-    """As `settings.explain`; an unknown entry is one of the space file, not a setting."""
-    known = [
+def _entries() -> list[str]:
+    """Every entry that a space file may have."""
+    return [
         *SpaceFile.model_fields,
         *(field.alias or name for name, field in Parameter.model_fields.items()),
         *(name for section in (Objective, Asha, Budget, Final) for name in section.model_fields),
     ]
-    lines = []
-    for line in explain(error, places, str(path)).splitlines():
-        place, unknown, rest = line.partition(": unknown setting ")
-        if unknown:
-            entry = rest.partition(";")[0]
-            close = difflib.get_close_matches(entry.split(".")[-1], known, n=1)
-            line = f"{place}: unknown entry {entry}; " + (
-                f"did you mean {close[0]}?" if close else f"known: {', '.join(known)}"
-            )
-        lines.append(line)
-    return "\n".join(lines)
 
 
-def _problems(
-    file: SpaceFile, base: Config, places: dict[Address, str], path: Path, overrides: Sequence[str]
-) -> list[str]:
-    """What the types alone do not show."""
-    found = []
-    known = setting_names()
+class _Checks:
+    """Mistakes in a space file that its types alone do not show, each as a line with its place.
 
-    def at(*address: str | int) -> str:
-        return places.get(address, str(path))
+    Args:
+        file: the space file.
+        base: the configuration under it.
+        places: `file:line` of each entry.
+        path: of the file.
+    """
 
-    fixed = {word.partition("=")[0] for word in overrides}
-    seen: list[str] = []
-    for name, parameter in file.parameters.items():
-        place = at("parameters", name)
-        if name not in known or field_at(name.split(".")) is None or name.startswith("data."):
-            found.append(f"{place}: unknown parameter {name}{nearest(name)}")
-            continue
+    def __init__(self, file: SpaceFile, base: Config, places: dict[Address, str], path: Path) -> None:
+        self.file, self.base, self.places, self.path = file, base, places, path
+
+    def problems(self, fixed: set[str]) -> Iterator[str]:
+        """All mistakes; `fixed` has the names of settings that the command line gives a value."""
+        yield from self._objective()
+        for i, name in enumerate(self.file.parameters):
+            yield from self._parameter(name, list(self.file.parameters)[:i], fixed)
+        yield from self._point("published", self.file.published, self._at("published"))
+        for i, point in enumerate(self.file.start, 1):
+            yield from self._point(f"start {i}", point, self._at("start", i - 1))
+        for name, value in self.file.final.set.items():
+            yield from self._value(name, value, self._at("final", "set", name))
+
+    def _at(self, *address: str | int) -> str:
+        return self.places.get(address, str(self.path))
+
+    def _value(
+        self, name: str, value: Any, place: str, context: Mapping[str, Any] = MappingProxyType({})
+    ) -> Iterator[str]:
+        try:
+            change_config(self.base, {**context, name: value})
+        except UserError as error:
+            yield f"{place}: {str(error).split(': ', 1)[1]}"
+
+    def _objective(self) -> Iterator[str]:
+        metric = self.file.objective.metric
+        if not self.file.objective.is_plugin:
+            return
+        try:
+            plugins.allow(metric)
+            if not callable(plugins.load(metric)):
+                yield f"{self._at('objective', 'metric')}: {metric} is no function"
+        except UserError as error:
+            yield f"{self._at('objective', 'metric')}: {error}"
+
+    def _parameter(self, name: str, above: list[str], fixed: set[str]) -> Iterator[str]:
+        parameter, place = self.file.parameters[name], self._at("parameters", name)
+        method = parameter.when.get("classifier.method") if name.startswith("classifier.options.") else None
+        method = method[0] if isinstance(method, list) else method
+        context = {"classifier.method": method} if method else {}
+        if name not in setting_names(change_config(self.base, context)) or name.startswith("data."):
+            yield f"{place}: unknown parameter {name}{nearest(name)}"
+            return
         if name in fixed:
-            found.append(f"{place}: {name} is searched, so it can't be fixed on the command line too")
+            yield f"{place}: {name} is searched, so it can't be fixed on the command line too"
         for value in parameter.values():
-            try:
-                change_config(base, {name: value})
-            except UserError as error:
-                found.append(f"{place}: {str(error).split(': ', 1)[1]}")
-        found += [
-            f"{place}: `when` names {other}, which is not a parameter above it"
-            for other in parameter.when
-            if other not in seen
-        ]
-        if not name.startswith(INNER):
-            found += [
-                f"{place}: `when` names {other}, which belongs to a later stage and is chosen after {name}"
-                for other in parameter.when
-                if other.startswith(INNER)
-            ]
-        if name == "pseudo.threshold" and not file.objective.needs_masks:
-            found.append(
-                f"{place}: {name} can't be searched by {file.objective.metric}: maps agree most where all is background"
-            )
-        seen.append(name)
-    for what, point in [("published", file.published), *((f"start {i}", p) for i, p in enumerate(file.start, 1))]:
-        place = at("published") if what == "published" else at("start", int(what.split()[1]) - 1)
+            yield from self._value(name, value, place, context)
+        for other in parameter.when:
+            if other not in above:
+                yield f"{place}: `when` names {other}, which is not a parameter above it"
+            if other.startswith(INNER) and not name.startswith(INNER):
+                yield f"{place}: `when` names {other}, which belongs to a later stage and is chosen after {name}"
+        if name == "pseudo.threshold" and self.file.objective.metric.startswith("proxy/"):
+            metric = self.file.objective.metric
+            yield f"{place}: {name} can't be searched by {metric}: maps agree most where all is background"
+
+    def _point(self, title: str, point: dict[str, Value], place: str) -> Iterator[str]:
         active: dict[str, Value] = {}
-        for name, parameter in file.parameters.items():
+        for name, parameter in self.file.parameters.items():
             if not applies(parameter, active):
                 continue
             if name not in point:
-                found.append(f"{place}: {what} lacks a value for {name}")
+                yield f"{place}: {title} lacks a value for {name}"
             elif not parameter.holds(point[name]):
-                found.append(
-                    f"{place}: {what} has {name} = {point[name]}, outside {parameter.kind} {parameter.values()}"
-                )
+                yield f"{place}: {title} has {name} = {point[name]}, outside {parameter.kind} {parameter.values()}"
             active[name] = point.get(name)
-        found += [f"{place}: {what} has {name}, which is not searched there" for name in point if name not in active]
-    for name, value in file.final.set.items():
-        try:
-            change_config(base, {name: value})
-        except UserError as error:
-            found.append(f"{at('final', 'set', name)}: {str(error).split(': ', 1)[1]}")
-    return found
+        for name in point:
+            if name not in active:
+                yield f"{place}: {title} has {name}, which is not searched there"

@@ -1,4 +1,4 @@
-"""What Ray Tune asks for settings and tells results: Optuna's searcher on a study of ours."""
+"""Ray Tune's side of a study: Tune asks it for settings and reports results to it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from typing import Any
 import optuna
 from optuna.trial import TrialState
 from ray.tune.search import Searcher
-from ray.tune.search.optuna import OptunaSearch
 
+from tune.private import set_attrs
 from tune.space.space_file import Space
-from tune.study.storage import set_attrs
+from tune.study.study import QUEUED
 
 
-class StudySearch(OptunaSearch):
-    """OptunaSearch on a study of ours: epochs as steps, early-stopped trials as pruned, failures with their reason.
+class StudySearch(Searcher):
+    """Searcher on an Optuna study: epochs are steps, early-stopped trials pruned, failures have their reason.
 
     Args:
         study: opened by `open_study`.
@@ -28,65 +28,61 @@ class StudySearch(OptunaSearch):
     """
 
     def __init__(self, study: optuna.Study, space: Space, trials: int, deadline: float = math.inf) -> None:
-        self.searched, self.left, self.deadline = space, trials, deadline
-        self.started: dict[str, float] = {}
-        super().__init__(
-            space.suggest,
-            metric="objective",
-            mode="max",
-            storage=study._storage,
-            study_name=study.study_name,
-            sampler=study.sampler,
-        )
-
-    @property
-    def study(self) -> optuna.Study:
-        return self._ot_study
-
-    def number(self, trial_id: str) -> int:
-        """Optuna's number of a Tune trial."""
-        return self._ot_trials[trial_id].number
+        super().__init__(metric="objective", mode="max")
+        self.study, self.space, self.left, self.deadline = study, space, trials, deadline
+        self.running: dict[str, tuple[optuna.Trial, float]] = {}
+        """Optuna's trial and the time of its start, by Tune's id."""
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: the study's storage is the authority."""
 
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing."""
+
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles what it is given, to restore an experiment; ours are continued from the study
+        return {}  # Tune pickles its searcher to restore an experiment; ours are continued from the study
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:
         if self.left <= 0 or time.monotonic() > self.deadline:
             return Searcher.FINISHED
         self.left -= 1
-        trial = self._ot_trials[trial_id] = self.study.ask()
-        chosen = self.searched.suggest(trial)
-        self.started[trial_id] = time.time()
+        trial = self._next()
+        chosen = self.space.suggest(trial)
+        self.running[trial_id] = trial, time.time()
         return {"number": trial.number, "changes": json.dumps(chosen)}
+
+    def _next(self) -> optuna.Trial:
+        """The next trial, from the queue first; what no longer lies in the edited space is passed over."""
+        trial = self.study.ask()
+        while not self.space.fits(trial.user_attrs.get(QUEUED, {})):
+            self.study.tell(trial, state=TrialState.FAIL)
+            trial = self.study.ask()
+        return trial
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if math.isfinite(result.get("objective", math.nan)) and not result.get("complete"):
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                self._ot_trials[trial_id].report(result["objective"], result["epoch"])
+                self.running[trial_id][0].report(result["objective"], result["epoch"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        trial = self._ot_trials[trial_id]
+        trial, started = self.running[trial_id]
         result = result or {}
         failed = error or result.get("failed")
         if time.monotonic() > self.deadline and not failed and not result.get("complete"):
             return
-        begin = self.started.pop(trial_id)
-        found: dict[str, Any] = {"started": begin, "seconds": round(time.time() - begin, 2)}
+        attributes = {"started": started, "seconds": round(time.time() - started, 2), "epoch": result.get("epoch", 0)}
         state, value = TrialState.PRUNED, None
         if failed:
             state = TrialState.FAIL
-            found["reason"] = result.get("failed") or "the trial's process died; see its log"
+            attributes["reason"] = result.get("failed") or "the trial's process died; see its log"
         elif result.get("complete"):
             state, value = TrialState.COMPLETE, result["objective"]
-            found |= json.loads(result["found"])
-        if state == TrialState.PRUNED:
-            self.on_trial_result(trial_id, result)  # Tune does not tell the result at which it stops a trial by itself
-            found["history"] = json.loads(result.get("history", "[]"))
-        found["epoch"] = result.get("epoch", 0)
-        found["outcome"] = [state.name, value]  # killed between here and `tell`: `repair` tells it
-        set_attrs(trial, found)
+            attributes |= json.loads(result["attributes"])
+        else:
+            self.on_trial_result(trial_id, result)  # Tune itself does not report the result at which it stops a trial
+            attributes["history"] = json.loads(result.get("history", "[]"))
+        attributes["outcome"] = [state.name, value]  # killed between here and `tell`: `repair` tells it
+        set_attrs(trial, attributes)
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             self.study.tell(trial, value, state=state)
+        del self.running[trial_id]

@@ -8,13 +8,13 @@ from rich.table import Table
 
 from sfc.config.files import change_config
 from sfc.errors import UserError
-from sfc.pipeline import Pipeline, Result
+from sfc.pipeline import Pipeline
 from tune.space.parameter import Value
 from tune.space.space_file import Space
 from tune.study.estimate import Work, estimate, show
+from tune.study.objective import everything
 from tune.study.progress import shown
 from tune.study.study import complete, counted, values_of
-from tune.study.trial import collect, everything
 
 SAMPLES = 100
 
@@ -41,37 +41,27 @@ def samples(space: Space, number: int) -> list[dict[str, Value]]:
 
 
 def work(space: Space, left: int, study: optuna.Study | None) -> list[Work]:
-    """What `left` more trials and the final would ask for, as far as it can be known before: trials with settings drawn
-    at random, each run in full; in the final the best so far, else the first of these."""
-    metric = space.file.objective.metric
-
-    def judge(pipeline: Pipeline) -> None:
-        collect(pipeline, Result(), metric.split("/")[0])
-
-    def finish(pipeline: Pipeline) -> None:
-        everything(pipeline, space.file.objective)
-
-    best = complete(study)[: space.file.final.top] if study else []
-    jobs, finals = [], [space.config(values_of(trial)) for trial in best]
-    for chosen in [space.file.published, *samples(space, max(left, space.file.final.top) - 1)]:
-        outer = {name: value for name, value in chosen.items() if name not in space.inner}
-        if len(finals) < space.file.final.top:
-            finals.append(space.config(chosen))
-        if left <= 0:
-            continue
-        inner = samples(space, space.file.budget.inner if space.inner else 1)
-        jobs += [Work(space.config({**{n: i[n] for n in space.inner if n in i}, **outer}), judge) for i in inner]
-        jobs.append(Work(space.config(chosen), finish))
-    for config in finals:
-        for seed in range(space.base.seed, space.base.seed + space.file.final.seeds):
-            jobs.append(Work(change_config(config, {**space.file.final.set, "seed": seed})))
+    """What `left` more trials and the final would ask for: trials with settings drawn at random, each in full, with the
+    settings of later stages that it tries; in the final the best so far, else the first of these."""
+    final = space.file.final
+    drawn = [space.file.published, *samples(space, max(left, final.top) - 1)]
+    jobs: list[Work] = []
+    for chosen in drawn[:left]:
+        outer = {name: chosen[name] for name in space.outer if name in chosen}
+        inner = samples(space, space.file.budget.inner) if space.inner else []
+        for settings in [chosen, *({n: i[n] for n in space.inner if n in i} | outer for i in inner[1:])]:
+            jobs.append((space.config(settings), lambda pipeline: everything(pipeline, space.file.objective)))
+    best = [values_of(trial) for trial in complete(study)] if study else []
+    for chosen in [*best, *drawn][: final.top]:
+        for seed in range(space.base.seed, space.base.seed + final.seeds):
+            jobs.append((change_config(space.config(chosen), {**final.set, "seed": seed}), Pipeline.run))
     return jobs
 
 
 def show_plan(
     console: Console, space: Space, name: str, pipeline: Pipeline, study: optuna.Study | None, at_once: int
 ) -> None:
-    """What a search would run, after building 100 sampled configurations, and what it would take.
+    """Print what a search would run, after building 100 sampled configurations, and what it would take.
 
     Raises:
         UserError: a sampled configuration is invalid.
@@ -80,20 +70,17 @@ def show_plan(
     left = max(0, space.file.budget.trials - (len(counted(study)) if study else 0))
     base, file = space.base, space.file
     table = Table(title=f"study {name}: what would run", title_justify="left")
-    table.add_column("parameter")
-    table.add_column("searched in")
-    table.add_column("by")
-    table.add_column("published", justify="right")
+    for column in ("parameter", "searched in", "by", "published"):
+        table.add_column(column, justify="right" if column == "published" else "left")
     for key, parameter in file.parameters.items():
         by = "each trial, on its maps" if key in space.inner else "trials"
         table.add_row(key, parameter.text(), by, shown(file.published.get(key, "")))
     console.print(table)
-    rungs = space.rungs(base)
     train, select = pipeline.train, pipeline.split(base.data.select)
     inner = f", {file.budget.inner} settings of later stages tried in each" if space.inner else ""
     console.print(
         f"{file.budget.trials} trials of {base.classifier.epochs} epochs on {len(train)} images, compared at epochs "
-        f"{rungs or 'none'}{inner}; objective {file.objective.metric} on {len(select)} images of the split "
+        f"{space.rungs(base) or 'none'}{inner}; objective {file.objective.metric} on {len(select)} images of the split "
         f"{select.name}; the best {file.final.top} x {file.final.seeds} seeds go through all stages, which report on "
         f"the split {base.data.val}",
         soft_wrap=True,
@@ -102,4 +89,4 @@ def show_plan(
         f"{SAMPLES} sampled configurations are valid; {left} trials are still to run; nothing was started",
         soft_wrap=True,
     )
-    show(console, estimate(work(space, left, study), pipeline.store, at_once))
+    show(console, estimate(work(space, left, study), pipeline.store), at_once, pipeline.store.root)

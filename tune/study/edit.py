@@ -1,116 +1,96 @@
-"""An edited space file on a study that exists: what changed, and which trials still fit."""
+"""An edited space file on a study that exists: what changed, what can't change, and trials of before and after it."""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial, TrialState, create_trial
+from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution, check_distribution_compatibility
+from optuna.trial import FrozenTrial, create_trial
 
-from sfc.config import Config
-from sfc.config.files import change_config
-from tune.space.parameter import Value, applies, decode, encode
-from tune.space.space_file import INNER, Space, SpaceFile
-
-
-@dataclass
-class Edit:
-    """What an edited space file means for a study."""
-
-    changes: list[str]
-    """A line each."""
-    later: bool
-    """The settings of the stages after the classifier are searched differently."""
-    kept: list[int] = field(default_factory=list)
-    """Numbers of the trials that still count."""
-    unfit: dict[int, str] = field(default_factory=dict)
-    """Numbers of those that do not, and why."""
-    again: list[dict[str, Any]] = field(default_factory=list)
-    """Outer settings that go into the queue: queued before, or trained already and to be searched again on their
-    maps."""
+from sfc.errors import UserError
+from tune.space.sections import SpaceFile
+from tune.space.space_file import Space
 
 
-def edited(before: dict[str, Any], space: Space) -> Edit | None:
-    """What changed between the space that a study keeps and the one that is given; None: nothing that matters."""
-    old = SpaceFile.model_validate_json(json.dumps(before))
-    new = space.file
-    changes = []
-    for name in dict.fromkeys([*old.parameters, *new.parameters]):
-        was, now = (file.parameters.get(name) for file in (old, new))
-        if was != now:
-            texts = [p.text() if p else "not searched" for p in (was, now)]
-            changes.append(f"{name}: {texts[0]} -> {texts[1]}")
-    for name in dict.fromkeys([*old.published, *new.published]):
-        pair = [file.published.get(name, "not given") for file in (old, new)]
-        if pair[0] != pair[1]:
-            changes.append(f"published {name}: {pair[0]} -> {pair[1]}")
-    inner = [space.model_copy(update={"file": file}).inner for file in (old, new)]
-    if inner[0] != inner[1] and not changes:
-        changes.append(f"budget.inner: {old.budget.inner} -> {new.budget.inner}")
-    if not changes:
-        return None
-    later = [
-        {name: (file.parameters[name], file.published.get(name)) for name in names}
-        for file, names in zip((old, new), inner, strict=True)
-    ]
-    return Edit(changes, later[0] != later[1])
+def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `section.key` and value."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
-def fit(trial: FrozenTrial, study: optuna.Study, space: Space, edit: Edit) -> FrozenTrial:
-    """A trial of the study as it goes into the edited one, noted in `edit`.
+def differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Name, old and new value of each setting in which two nested dictionaries differ; `-` where one lacks it."""
+    old, new = leaves(before), leaves(now)
+    pairs = [(name, old.get(name, "-"), new.get(name, "-")) for name in dict.fromkeys([*old, *new])]
+    return [(name, was, is_now) for name, was, is_now in pairs if was != is_now]
 
-    A trial fits if its whole configuration is one that the edited space can give: so a setting that is searched now and
-    was fixed before has the value that it had. One that does not fit goes over without parameters, as failed.
 
-    Returns:
-        To be added to a study.
+def edits(before: SpaceFile, now: SpaceFile) -> list[str]:
+    """A line for each difference between two versions of a space file; base and objective are not looked at."""
+    lines = []
+    for name in dict.fromkeys([*before.parameters, *now.parameters]):
+        was, is_now = (file.parameters.get(name) for file in (before, now))
+        if was != is_now:
+            texts = [parameter.text() if parameter else "not searched" for parameter in (was, is_now)]
+            lines.append(f"{name}: {texts[0]} -> {texts[1]}")
+    old, new = (file.model_dump(mode="json", exclude={"parameters", "base", "objective"}) for file in (before, now))
+    for name, was, is_now in differences(old, new):
+        section, _, key = name.partition(".")
+        lines.append(f"{f'published {key}' if section == 'published' else name}: {was} -> {is_now}")
+    return lines
+
+
+def check_choices(study: optuna.Study, space: Space) -> None:
+    """Check that the storage takes further trials of a space: a range may change, choices and the kind may not.
+
+    Raises:
+        UserError: names each parameter that the study has with other choices or of another kind.
     """
-    kept = {"user_attrs": trial.user_attrs, "intermediate_values": trial.intermediate_values}
-    if not trial.state.is_finished() or trial.state == TrialState.FAIL:
-        queued = trial.system_attrs.get("fixed_params", {})
-        if trial.state == TrialState.WAITING and queued:
-            edit.again.append(queued)
-        if "reason" in trial.user_attrs:
-            edit.kept.append(trial.number)
-        return create_trial(state=TrialState.FAIL, user_attrs=trial.user_attrs)
-    values = trial.user_attrs.get("settings") or {n: decode(v) for n, v in trial.params.items()}
-    old = change_config(Config.model_validate_json(json.dumps(study.user_attrs["base"])), values)
-    chosen, reason = _chosen(old, space)
-    if reason is None and edit.later and trial.state == TrialState.COMPLETE:
-        reason = "its later stages are searched again on its maps"
-        edit.again.append({n: encode(v) for n, v in chosen.items()})
-    if reason is not None:
-        edit.unfit[trial.number] = reason
-        return create_trial(state=TrialState.FAIL, user_attrs=trial.user_attrs | {"unfit": reason})
-    edit.kept.append(trial.number)
-    encoded = {n: encode(v) for n, v in chosen.items()}
-    fixed = optuna.trial.FixedTrial(encoded)
-    space.suggest(fixed)
-    return create_trial(state=trial.state, value=trial.value, params=encoded, distributions=fixed.distributions, **kept)
+    before: dict[str, BaseDistribution] = {}
+    for trial in study.get_trials(deepcopy=False):
+        before |= trial.distributions
+    lines = []
+    for name, parameter in space.outer.items():
+        try:
+            check_distribution_compatibility(before.get(name, parameter.distribution), parameter.distribution)
+        except ValueError:
+            lines.append(f"{name}: {parameter.text()}, where the study has {_text(before[name])}")
+    if lines:
+        raise UserError(
+            f"the study {study.study_name} can't go on with other choices or another kind of a parameter, which Optuna "
+            "keeps for all trials of a study. Give this search a name of its own by --study NAME, or take the edit "
+            "back:\n  " + "\n  ".join(lines)
+        )
 
 
-def _chosen(config: Config, space: Space) -> tuple[dict[str, Value], str | None]:
-    """The outer settings with which the space gives a configuration, and why it can't."""
-    settings = config.model_dump(mode="json")
-    chosen: dict[str, Value] = {}
-    for name, parameter in space.file.parameters.items():
-        if name in space.inner or not applies(parameter, chosen):
-            continue
-        value: Any = settings
-        for part in name.split("."):
-            value = value[part]
-        if not parameter.holds(value):
-            return chosen, f"{name} = {value} lies outside {parameter.text()}"
-        chosen[name] = value
-    given = space.config(chosen).model_dump(mode="json")
-    skipped = {prefix.rstrip(".") for prefix in INNER} if space.inner else set()
-    for section, entries in settings.items():
-        if section in skipped or section == "data" or entries == given[section]:
-            continue
-        if not isinstance(entries, dict):
-            return chosen, f"{section} = {entries}, and the space has {given[section]}"
-        name = next(n for n, v in entries.items() if v != given[section][n])
-        return chosen, f"{section}.{name} = {entries[name]}, and the space has {given[section][name]}"
-    return chosen, None
+def _text(distribution: BaseDistribution) -> str:
+    if isinstance(distribution, FloatDistribution | IntDistribution):
+        kind = "int" if isinstance(distribution, IntDistribution) else "uniform"
+        return f"{'log_' * distribution.log}{kind} {[distribution.low, distribution.high]}"
+    return f"choice {list(getattr(distribution, 'choices', ()))}"
+
+
+def same_ranges(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+    """Copies of finished trials in which every number has the range that holds the ranges of all of them: what Optuna's
+    importance needs where a space was edited between the trials."""
+    widest: dict[str, BaseDistribution] = {}
+    for name, distribution in ((n, d) for trial in trials for n, d in trial.distributions.items()):
+        other = widest.setdefault(name, distribution)
+        if isinstance(distribution, FloatDistribution | IntDistribution):
+            assert isinstance(other, FloatDistribution | IntDistribution)  # Optuna keeps the kind
+            low, high = min(other.low, distribution.low), max(other.high, distribution.high)
+            widest[name] = type(distribution)(low=low, high=high, log=distribution.log)  # type: ignore[arg-type]
+    return [
+        create_trial(
+            state=trial.state,
+            value=trial.value,
+            params=trial.params,
+            distributions={name: widest[name] for name in trial.params},
+            user_attrs=trial.user_attrs,
+        )
+        for trial in trials
+    ]

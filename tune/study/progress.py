@@ -1,10 +1,11 @@
-"""What a person sees of a search: its plan, each trial as it ends, the table of the best."""
+"""Text on the terminal: each trial as it ends, the table of the best, what was gained."""
 
 from __future__ import annotations
 
 import json
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import optuna
@@ -13,11 +14,10 @@ from ray.tune import Callback
 from rich.console import Console
 from rich.table import Table
 
+from sfc.scoring.names import PARTS
 from tune.space.parameter import Value
-from tune.space.space_file import PARTS, Space
-from tune.study.ask_tell import StudySearch
-from tune.study.edit import Edit
-from tune.study.study import complete, counted, name_of, proxies, published, values_of
+from tune.space.space_file import Space
+from tune.study.study import complete, counted, proxies, published, values_of
 
 SHOWN = 10
 
@@ -39,14 +39,13 @@ class Progress(Callback):
     """Prints a line as each trial ends: how it went, the best so far against the published setting, time left.
 
     Args:
-        console: where to.
-        search: has the study.
-        space: has the budget.
-        at_once: trials that run at the same time.
+        console: gets the lines.
+        study: has the trials.
+        budget: trials of the study in all.
     """
 
-    def __init__(self, console: Console, search: StudySearch, space: Space, at_once: int) -> None:
-        self.console, self.search, self.space, self.at_once = console, search, space, at_once
+    def __init__(self, console: Console, study: optuna.Study, budget: int) -> None:
+        self.console, self.study, self.budget = console, study, budget
         self.begin = time.monotonic()
         self.ended = 0
         self.reference: tuple[FrozenTrial, dict[str, Any]] | None = None
@@ -73,16 +72,15 @@ class Progress(Callback):
             what = f"{result['objective']:.4f}"
         else:
             what = f"stopped early at epoch {result.get('epoch', 0)}"
-        study, budget = self.search.study, self.space.file.budget.trials
-        done = counted(study)
-        ranked = complete(study, done)
-        self.reference = self.reference or published(study, ranked)
-        parts = [f"trial {number}: {what}", f"{min(len(done), budget)}/{budget} done"]
+        done = counted(self.study)
+        ranked = complete(self.study, done)
+        self.reference = self.reference or published(self.study, ranked)
+        parts = [f"trial {number}: {what}", f"{min(len(done), self.budget)}/{self.budget} done"]
         if ranked:
             parts.append(f"best {ranked[0].value:.4f} (trial {ranked[0].number})")
         if self.reference is not None:
             parts.append(f"published {self.reference[1]['value']:.4f}")
-        left = budget - len(done)
+        left = self.budget - len(done)
         if left > 0:
             pace = (time.monotonic() - self.begin) / self.ended
             parts.append(f"about {duration(left * pace)} left")
@@ -101,7 +99,7 @@ def show_study(console: Console, study: optuna.Study, space: Space) -> None:
     early = [t for t in counted(study) if t.state == TrialState.PRUNED]
     failed = sum(t.state == TrialState.FAIL for t in counted(study))
     table = Table(
-        title=f"{name_of(study)}: {len(ranked)} trials in full, {len(early)} stopped early, {failed} failed",
+        title=f"{study.study_name}: {len(ranked)} trials in full, {len(early)} stopped early, {failed} failed",
         title_justify="left",
         caption=f"{metric}: {_supervision(study)}",
         caption_justify="left",
@@ -128,7 +126,7 @@ def show_study(console: Console, study: optuna.Study, space: Space) -> None:
         console.print("no trial beat the published setting")
         return
     gains = []
-    for part in ("", *PARTS):
+    for part in PARTS:
         new, old = (numbers.get(metric + part) for numbers in (best.user_attrs["metrics"], before["metrics"]))
         if new is not None and old is not None:
             gains.append(f"{metric}{part} {old:.4f} -> {new:.4f} ({new - old:+.4f})")
@@ -149,14 +147,32 @@ def _supervision(study: optuna.Study) -> str:
 def show_proxies(console: Console, study: optuna.Study) -> None:
     """How well the objectives that need no mask would have ranked the trials."""
     for name, tau in proxies(study).items():
-        known = f"{tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]" if math.isfinite(tau.value) else "too few trials"
-        text = f"{name} ranks {len(complete(study))} trials as seed/best_miou does: Kendall's tau {known}"
+        value = f"{tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]" if math.isfinite(tau.value) else "too few trials"
+        text = f"{name} ranks {len(complete(study))} trials as seed/best_miou does: Kendall's tau {value}"
         console.print(text, soft_wrap=True, highlight=False)
 
 
-def show_edit(console: Console, edit: Edit) -> None:
-    """What an edited space file changed, and what it means for the trials that there are."""
-    console.print("the space file was edited:\n  " + "\n  ".join(edit.changes), soft_wrap=True, highlight=False)
-    console.print(f"{len(edit.kept)} trials still fit and are kept", highlight=False)
-    for number, reason in edit.unfit.items():
-        console.print(f"  trial {number} does not count any more: {reason}", soft_wrap=True, highlight=False)
+def show_edits(console: Console, lines: list[str], trials: int) -> None:
+    """Print what was edited in the space file of a study that has so many trials."""
+    if lines:
+        text = f"the space file was edited; the study goes on, its {trials} trials count:\n  " + "\n  ".join(lines)
+        console.print(text, soft_wrap=True, highlight=False, markup=False)
+
+
+def outlook(values: Sequence[float]) -> str:
+    """What the trials so far show about going on, and no more than that.
+
+    Args:
+        values: objectives of the trials that ran in full, more is better, in the order in which they ended.
+    """
+    number = len(values)
+    if number < 2:
+        return f"{number or 'no'} trial{'s' * (number != 1)} in full: nothing can be said yet of what more would gain"
+    best = max(values)
+    last, half = values.index(best) + 1, number // 2
+    gain = best - max(values[:half])
+    return (
+        f"best of {number} trials in full: {best:.4f}, reached by number {last}; the last {number - half} "
+        f"raised the best so far by {gain:.4f}. That is what was seen: what further trials would gain can't be known "
+        "from it"
+    )

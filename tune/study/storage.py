@@ -15,10 +15,7 @@ from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
-from optuna.storages._rdb import models
-from optuna.storages._rdb.storage import RDBStorage, _create_scoped_session
 from optuna.storages.journal import JournalFileBackend
-from sqlalchemy.exc import SQLAlchemyError
 
 from sfc.errors import UserError
 from sfc.runtime.locks import locked
@@ -29,21 +26,21 @@ STORAGE = "OPTUNA_STORAGE"
 
 @contextmanager
 def one_driver(path: Path) -> Iterator[None]:
-    """Hold a study's lock for as long as its driver lives.
+    """Hold a study's lock file for as long as this process drives the study.
 
     Raises:
         UserError: another process drives the study.
     """
-    writable(path.parent)
+    make_writable(path.parent)
     with locked(path, busy=f"another process is running this study (it holds {path}); wait for it or stop it"):
         yield
 
 
-def writable(folder: Path) -> None:
-    """Make a folder; what can't be written there is said as such.
+def make_writable(folder: Path) -> None:
+    """Make a folder.
 
     Raises:
-        UserError: it can't be made or written.
+        UserError: the folder can't be made or written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,16 +51,17 @@ def writable(folder: Path) -> None:
 
 
 def check_database(path: Path) -> None:
-    """See that a SQLite file can be read, before anything writes to it; one that is missing is made.
+    """Check that a SQLite file can be read, before anything writes to it; a missing file is made.
 
     Raises:
-        UserError: it is broken; a copy is put beside it and the file itself left alone. Or another process holds it.
+        UserError: the file is broken; a copy is put beside it and the file itself left alone. Or another process holds
+            it.
     """
     try:
         with contextlib.closing(sqlite3.connect(path, timeout=30)) as database:
-            [found] = database.execute("PRAGMA quick_check(1)").fetchone()
+            [answer] = database.execute("PRAGMA quick_check(1)").fetchone()
             database.execute("BEGIN IMMEDIATE").connection.rollback()
-            if found == "ok":  # a commit waits for the disk once, and readers do not block it
+            if answer == "ok":  # a commit waits for the disk once, and readers do not block it
                 database.execute("PRAGMA journal_mode=WAL")
     except sqlite3.OperationalError as error:
         if "locked" not in str(error):
@@ -72,31 +70,31 @@ def check_database(path: Path) -> None:
             f"the database {path} is locked by another process for over 30 s; stop that one, then run this again"
         ) from None
     except sqlite3.DatabaseError as error:
-        found = str(error)
-    if found == "ok":
+        answer = str(error)
+    if answer == "ok":
         return
     copy = path.with_name(f"{path.name}.broken-{time.strftime('%Y%m%d-%H%M%S')}")
     shutil.copy2(path, copy)
     raise UserError(
-        f"the database {path} is broken ({found}). It was left as it is and copied to {copy}. Restore it from a "
+        f"the database {path} is broken ({answer}). It was left as it is and copied to {copy}. Restore it from a "
         f"backup, or try `sqlite3 {copy.name} .recover`; to start anew, move it away: finished stages are in the store"
     )
 
 
 def storage_at(results: Path) -> optuna.storages.BaseStorage:
-    """The storage of all studies: what OPTUNA_STORAGE names, else a SQLite file in the results folder.
+    """The storage of all studies: the one that OPTUNA_STORAGE names, else a SQLite file in the results folder.
 
     Raises:
-        UserError: it can't be written, is broken, or nobody answers.
+        UserError: the storage can't be written, is broken, or does not answer.
     """
     address = os.environ.get(STORAGE, "")
     if address.startswith("journal:"):
         path = Path(address.removeprefix("journal:")).absolute()
-        writable(path.parent)
+        make_writable(path.parent)
         return JournalStorage(JournalFileBackend(str(path)))
     arguments: dict[str, Any] = {}
     if not address:
-        writable(results)
+        make_writable(results)
         path = (results / "optuna.db").absolute()
         check_database(path)
         address, arguments = f"sqlite:///{path}", {"connect_args": {"timeout": 30}}
@@ -104,19 +102,5 @@ def storage_at(results: Path) -> optuna.storages.BaseStorage:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return optuna.storages.RDBStorage(address, engine_kwargs=arguments)
-    except (SQLAlchemyError, ImportError) as error:  # the address may hold a password, and so may the message
+    except Exception as error:  # SQLAlchemy's or a driver's: the message may hold the address's password
         raise UserError(f"the storage that {STORAGE} names can't be opened ({type(error).__name__})") from None
-
-
-def set_attrs(trial: optuna.Trial, values: dict[str, Any]) -> None:
-    """User attributes of a running trial: in a database all or none, by one commit where Optuna makes one for each."""
-    database = getattr(trial.storage, "_backend", None)
-    if not isinstance(database, RDBStorage):
-        for name, value in values.items():
-            trial.set_user_attr(name, value)
-        return
-    with _create_scoped_session(database.scoped_session) as session:
-        for name, value in values.items():
-            database._set_trial_attr_without_commit(
-                session, models.TrialUserAttributeModel, trial._trial_id, name, value
-            )

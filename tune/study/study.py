@@ -1,149 +1,139 @@
-"""The study: Optuna's storage is the authority on what was tried; Tune asks it and tells it."""
+"""The study: Optuna's storage is the authority on what was tried; Tune asks it and reports to it."""
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import re
 from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from pydantic import ValidationError
 
-from sfc.config import SETTINGS_VERSION
+from sfc.config import SETTINGS_VERSION, Config, plugins
+from sfc.config.files import build_config, change_config
+from sfc.config.values import differing
 from sfc.errors import UserError
 from sfc.runtime.store import digest
 from tune.evidence.stats import Interval, kendall
 from tune.space.parameter import Value, decode
-from tune.space.space_file import PROXIES, Space
-from tune.study.edit import Edit, edited, fit
-from tune.study.sampler import make_sampler
+from tune.space.sections import PROXIES, SpaceFile
+from tune.space.space_file import Space
+from tune.study.edit import check_choices, differences, edits, leaves
+from tune.study.names import name_from
+from tune.study.sampler import SpaceSampler
 from tune.study.storage import STORAGE, storage_at
 
 COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
-GENERATION = re.compile(r"(?P<name>.*)@(?P<number>\d+)")
-"""A study whose space was edited goes on under its name with @2, @3, ...; people see the name alone."""
+QUEUED = "queued"
+"""User attribute of a trial that did not come from the sampler: the settings with which it was put in the queue."""
 
 
 def identity(space: Space) -> dict[str, Any]:
-    """What makes two searches one study: the objective and the base; not the parameters, which may be edited."""
-    base = space.base.model_dump(mode="json")
-    base["data"].pop("root")
-    return {"version": SETTINGS_VERSION, "objective": space.file.objective.model_dump(mode="json"), "base": base}
+    """What makes two searches one study: the objective and the base, by what differs from the defaults, so that a
+    setting which is added later changes nothing. The parameters are not in it: they may be edited."""
+    base = differing(space.base)
+    base.get("data", {}).pop("root", None)
+    objective = space.file.objective
+    source = {"source": plugins.source_digest(objective.metric)} if objective.is_plugin else {}
+    return {
+        "version": SETTINGS_VERSION,
+        "objective": differing(objective) | source,
+        "base": base,
+    }
 
 
 def default_name(space: Space, stem: str) -> str:
-    """A study's name where none is given."""
-    return f"{stem}-{digest(identity(space))[:8]}"
-
-
-def _generations(storage: optuna.storages.BaseStorage) -> dict[str, str]:
-    """Each study's name as people see it -> the name of its latest finished generation in the storage."""
-    latest: dict[str, tuple[int, str]] = {}
-    for study in storage.get_all_studies():
-        match = GENERATION.fullmatch(study.study_name)
-        name, number = (match["name"], int(match["number"])) if match else (study.study_name, 1)
-        if "identity" in study.user_attrs and number > latest.get(name, (0, ""))[0]:
-            latest[name] = (number, study.study_name)
-    return {name: full for name, (_, full) in sorted(latest.items())}
+    """The name of a study that the command line does not name."""
+    return name_from(stem, digest(identity(space))[:8])
 
 
 def name_of(study: optuna.Study) -> str:
-    """The study's name as people see it."""
-    match = GENERATION.fullmatch(study.study_name)
-    return match["name"] if match else study.study_name
+    """The study's name."""
+    return study.study_name
 
 
-def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, Edit | None]:
+def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, list[str]]:
     """The study of that name, made with the space's first points, or continued.
 
-    Trials that a driver left running are marked failed and put in the queue again, first. Where the space's parameters
-    were edited, the trials that still fit go into a new generation of the study, under their numbers.
+    An edited space continues its study: all trials are measurements of settings over the same base. Trials that a
+    driver left running are first marked failed and put in the queue again.
 
     Returns:
-        The study, and what was edited, if something was.
+        The study, and a line for each edit of the space.
 
     Raises:
-        UserError: the study is of another objective or base; or see `storage_at`.
+        UserError: the study has another objective or base, or other choices of a parameter; or see `storage_at`.
     """
-    if GENERATION.fullmatch(name):
-        raise UserError(f"--study {name}: @ and a number at the end mark edited spaces; take another name")
-    storage = storage_at(results)
-    known = _generations(storage).get(name)
-    if known is None:
-        study = _create(name, storage, space)
-        return study, None
-    study = optuna.load_study(study_name=known, storage=storage)
-    if study.user_attrs["identity"] != identity(space):
-        raise UserError(_other_study(name, study.user_attrs["identity"], identity(space)))
-    repair(study)
-    edit = edited(study.user_attrs["space"], space)
-    if edit is None:
-        study.set_user_attr("final", space.file.final.model_dump(mode="json"))
+    storage, lines, drawn = storage_at(results), [], 0
+    if name in optuna.get_all_study_names(storage):
+        study = optuna.load_study(study_name=name, storage=storage)
+        repair(study)
+        drawn = len(study.get_trials(deepcopy=False))
+        if "identity" in study.user_attrs or drawn > len(study.get_trials(states=(TrialState.WAITING,))):
+            lines = _check(study, space)
     else:
-        match = GENERATION.fullmatch(known)
-        study = _create(f"{name}@{int(match['number']) + 1 if match else 2}", storage, space, study, edit)
-    # With the same seed again, a continued study would draw what it drew at first.
-    study.sampler = make_sampler(space.file.budget.seed + len(study.get_trials(deepcopy=False)))
-    return study, edit
-
-
-def _create(
-    full_name: str,
-    storage: optuna.storages.BaseStorage,
-    space: Space,
-    before: optuna.Study | None = None,
-    edit: Edit | None = None,
-) -> optuna.Study:
-    """A new study, with the trials of an earlier generation; `identity` is its last mark, without it it is none."""
-    if full_name in optuna.get_all_study_names(storage):
-        study = optuna.load_study(study_name=full_name, storage=storage)
-        if study.trials and "making" not in study.user_attrs:
-            raise UserError(
-                f"the study {full_name} was made by an earlier version of this project: give this search a name of its "
-                "own by --study NAME"
-            )
-        optuna.delete_study(study_name=full_name, storage=storage)  # a driver died while it made it
-    study = optuna.create_study(study_name=full_name, storage=storage, direction="maximize")
-    study.set_user_attr("making", True)
-    study.sampler = make_sampler(space.file.budget.seed)
-    if before is not None and edit is not None:
-        for trial in before.get_trials(deepcopy=False):
-            study.add_trial(fit(trial, before, space, edit))
+        study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
     for point in space.points():
-        study.enqueue_trial(point, skip_if_exists=True)
-    for settings in edit.again if edit else ():
-        study.enqueue_trial(settings, skip_if_exists=True)
+        study.enqueue_trial(point, user_attrs={QUEUED: point}, skip_if_exists=True)
     for key, value in {
         "published": space.points()[0],
         "metric": space.file.objective.metric,
         "split": space.base.selected_on,
         "base": space.base.model_dump(mode="json"),
         "final": space.file.final.model_dump(mode="json"),
-        "space": space.file.model_dump(mode="json", by_alias=True, exclude_none=True),
-        "identity": identity(space),
+        "space": space.file.model_dump(mode="json", by_alias=True),
+        "identity": identity(space),  # last: without it a driver died while it made the study
     }.items():
-        study.set_user_attr(key, value)
-    return study
+        if study.user_attrs.get(key) != value:
+            study.set_user_attr(key, value)
+    if lines and published(study) is None:
+        _queue_again(study, space.points()[0])
+    # With the same seed again, a continued study would draw what it drew at first.
+    study.sampler = SpaceSampler(space.outer, space.file.budget.seed + drawn)
+    return study, lines
 
 
-def _other_study(name: str, before: dict[str, Any], now: dict[str, Any]) -> str:
-    """Why a study can't be continued."""
-    differing = []
-    for part in ("version", "objective"):
-        if before[part] != now[part]:
-            differing.append(f"{part} {before[part]} -> {now[part]}")
-    for section, values in now["base"].items():
-        old = before["base"].get(section)
-        if isinstance(values, dict) and isinstance(old, dict):
-            differing += [f"{section}.{k} {old.get(k)} -> {v}" for k, v in values.items() if old.get(k) != v]
-        elif old != values:
-            differing.append(f"{section} {old} -> {values}")
-    return (
-        f"the study {name} searches something else: {'; '.join(differing[:6])}{' ...' if len(differing) > 6 else ''}. "
-        "Give this search a name of its own by --study NAME"
+def _check(study: optuna.Study, space: Space) -> list[str]:
+    """Check that a space continues a study. Returns a line for each edit of the space.
+
+    Raises:
+        UserError: as `open_study`.
+    """
+    kept, now = study.user_attrs.get("identity", {}), identity(space)
+    try:  # settings that are newer than the study get their defaults
+        base = Config.model_validate_json(json.dumps(study.user_attrs["base"]))
+        file = SpaceFile.model_validate_json(json.dumps(study.user_attrs["space"]))
+    except (KeyError, ValidationError):
+        kept = {}
+    if kept.get("version") != now["version"]:
+        raise UserError(
+            f"the study {study.study_name} was made by an earlier version of this project: give this search a name of "
+            "its own by --study NAME"
+        )
+    before, after = (
+        {"objective": objective.model_dump(mode="json") | {"source": part["objective"].get("source", "")}}
+        | config.model_dump(mode="json", exclude={"data": {"root"}})
+        for objective, part, config in ((file.objective, kept, base), (space.file.objective, now, space.base))
     )
+    lines = [f"{name} {old} -> {new}" for name, old, new in differences(before, after)]
+    if lines:
+        raise UserError(
+            f"the study {study.study_name} searches something else: {'; '.join(lines[:6])}"
+            f"{' ...' if len(lines) > 6 else ''}. Give this search a name of its own by --study NAME"
+        )
+    check_choices(study, space)
+    return edits(file, space.file)
+
+
+def _queue_again(study: optuna.Study, point: dict[str, Value]) -> None:
+    """Put the published point in the queue unless it has a trial under way: its settings of later stages were edited,
+    so the trial that measured it did not try them."""
+    states = (TrialState.WAITING, TrialState.RUNNING)
+    if all(trial.user_attrs.get(QUEUED) != point for trial in study.get_trials(deepcopy=False, states=states)):
+        study.enqueue_trial(point, user_attrs={QUEUED: point})
 
 
 def repair(study: optuna.Study) -> None:
@@ -151,13 +141,13 @@ def repair(study: optuna.Study) -> None:
     done once all the same: a trial is in the queue before it is marked."""
     again = {t.user_attrs.get("again") for t in study.get_trials(deepcopy=False)}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if "outcome" in trial.user_attrs:  # its driver had all but told it
+        if "outcome" in trial.user_attrs:  # its driver died just before it told Optuna
             state, value = trial.user_attrs["outcome"]
             study.tell(trial.number, value, state=TrialState[state])
             continue
-        settings = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        settings = {**trial.user_attrs.get(QUEUED, {}), **trial.params}
         if settings and trial.number not in again:
-            study.enqueue_trial(settings, user_attrs={"again": trial.number})
+            study.enqueue_trial(settings, user_attrs={QUEUED: settings, "again": trial.number})
         with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
             study.tell(trial.number, state=TrialState.FAIL)
 
@@ -166,15 +156,15 @@ def load_study(name: str, results: Path) -> optuna.Study:
     """A study that exists.
 
     Raises:
-        UserError: it does not; lists those that do. Or see `storage_at`.
+        UserError: there is no such study; lists those that there are. Or see `storage_at`.
     """
     if not (results / "optuna.db").is_file() and not os.environ.get(STORAGE):
         raise UserError(f"there is no study {name}: {results} has no optuna.db")
     storage = storage_at(results)
-    names = _generations(storage)
+    names = sorted(s.study_name for s in storage.get_all_studies() if "identity" in s.user_attrs)
     if name not in names:
         raise UserError(f"there is no study {name} in {results}/optuna.db; it has: {', '.join(names) or 'none'}")
-    return optuna.load_study(study_name=names[name], storage=storage)
+    return optuna.load_study(study_name=name, storage=storage)
 
 
 def values_of(trial: FrozenTrial) -> dict[str, Value]:
@@ -203,29 +193,62 @@ def complete(study: optuna.Study, done: list[FrozenTrial] | None = None) -> list
 
 
 def in_time(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """In the order in which they ended."""
+    """Trials in the order in which they ended."""
     return sorted(trials, key=lambda t: t.user_attrs["started"] + t.user_attrs["seconds"])
+
+
+def sweeps(study: optuna.Study) -> bool:
+    """Whether each run takes the background threshold that is best on the masks of the select split, since the study
+    does not search it."""
+    searched = "pseudo.threshold" in study.user_attrs["published"]
+    return study.user_attrs["metric"].startswith("seed/best") and not searched
+
+
+def base_of(study: optuna.Study) -> Config:
+    """The configuration that the study's trials change."""
+    return build_config(study.user_attrs["base"], origin=f"base of the study {study.study_name}")
+
+
+def best_config(study: optuna.Study) -> Config:
+    """Settings of the best complete trial, with the background threshold that the objective's masks chose.
+
+    Raises:
+        UserError: no trial ran in full.
+    """
+    ranked = complete(study)
+    if not ranked:
+        raise UserError(f"the study {name_of(study)} has no trial that ran in full, so there is no best one")
+    changes: dict[str, Any] = values_of(ranked[0])
+    if sweeps(study):
+        changes["pseudo.threshold"] = ranked[0].user_attrs["metrics"]["seed/best_threshold"]
+    return change_config(base_of(study), changes)
 
 
 def proxies(study: optuna.Study) -> dict[str, Interval]:
     """For each objective that needs no mask, how well it ranks the complete trials against seed mIoU: Kendall's tau.
     Empty where the trials have no seed mIoU."""
     wanted = "seed/best_miou"
-    found = [t.user_attrs["metrics"] for t in complete(study) if wanted in t.user_attrs.get("metrics", {})]
+    numbers = [t.user_attrs["metrics"] for t in complete(study) if wanted in t.user_attrs.get("metrics", {})]
     return {
-        name: kendall([numbers[name] for numbers in found], [numbers[wanted] for numbers in found])
+        name: kendall([trial[name] for trial in numbers], [trial[wanted] for trial in numbers])
         for name in PROXIES
-        if found and all(name in numbers for numbers in found)
+        if numbers and all(name in trial for trial in numbers)
     }
 
 
-def published(study: optuna.Study, ranked: list[FrozenTrial] | None = None) -> tuple[FrozenTrial, dict] | None:
-    """The complete trial with the published outer settings, and of its inner trials the one with the published
-    settings of the later stages: `values`, `value`, `metrics`. None if there is none yet.
+def published(
+    study: optuna.Study, ranked: list[FrozenTrial] | None = None
+) -> tuple[FrozenTrial, dict[str, Any]] | None:
+    """The complete trial that measured the published setting, and the evaluation inside it that did: `values`,
+    `value`, `metrics`. None if there is none yet.
 
     Args:
         ranked: `complete(study)`, where it is at hand.
     """
-    wanted = study.user_attrs["published"]
-    trial = next((t for t in (complete(study) if ranked is None else ranked) if t.params == wanted), None)
-    return (trial, trial.user_attrs["inner"][0]) if trial else None
+    point, base = study.user_attrs["space"]["published"], leaves(study.user_attrs["base"])
+    for trial in complete(study) if ranked is None else ranked:
+        for tried in trial.user_attrs.get("inner", ()):
+            values = {name: decode(value) for name, value in {**trial.params, **tried["values"]}.items()}
+            if all(values.get(n, base.get(n)) == point.get(n, base.get(n)) for n in {*values, *point}):
+                return trial, tried
+    return None

@@ -133,7 +133,7 @@ def test_a_training_and_a_crf_that_lose_a_node_end_as_if_nothing_had_happened(
     """Two workers against one, undisturbed; then the same with a node lost in the training and one in the CRF."""
     one_step = change_config(config, {"classifier.batch": 48, "classifier.epochs": 1, "classifier.head_lr": 1.0})
     steps = [
-        torch.load(pipeline(one_step, tmp_path / name, engine).classifier() / WEIGHTS, weights_only=True)
+        torch.load(pipeline(one_step, tmp_path / name, engine).output("classifier") / WEIGHTS, weights_only=True)
         for name, engine in (("step1", LocalEngine(1)), ("step2", RayEngine(2, tmp_path)))
     ]
     for name, tensor in steps[0].items():  # at a rate of 1 the heads differ by as much as their gradients
@@ -142,7 +142,7 @@ def test_a_training_and_a_crf_that_lose_a_node_end_as_if_nothing_had_happened(
     alone = pipeline(config, tmp_path / "alone", LocalEngine(1))
     whole = alone.run("pseudo")
     two = pipeline(config, tmp_path / "two", RayEngine(2, tmp_path))
-    two.classifier()
+    two.output("classifier")
     assert abs(two.run("seed").metrics["seed/best_miou"] - whole.metrics["seed/best_miou"]) < 0.003
 
     lossy = pipeline(config, tmp_path / "lossy", RayEngine(2, tmp_path))
@@ -152,11 +152,11 @@ def test_a_training_and_a_crf_that_lose_a_node_end_as_if_nothing_had_happened(
         nodes.remove_node(nodes.worker_nodes.copy().pop(), allow_graceful=False)
 
     with once(lambda: any(partial_folder.glob("*.partial/checkpoint.pt")), lose):
-        lossy.classifier()
+        lossy.output("classifier")
 
     nodes.add_node(num_cpus=1, object_store_memory=10**8)
     labels = tmp_path / "lossy" / "store" / "labels"
-    lossy.cam("train")
+    lossy.output("maps", "train")
     with once(lambda: any(labels.glob("*.partial/labels/*.png")), lose):
         numbers = lossy.run("pseudo")
     assert abs(numbers.metrics["seed/best_miou"] - whole.metrics["seed/best_miou"]) < 0.003

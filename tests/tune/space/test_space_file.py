@@ -6,7 +6,8 @@ import optuna
 import pytest
 
 from sfc.errors import UserError
-from tune.space.space_file import SPACES, load_space, seconds
+from tune.space.sections import seconds
+from tune.space.space_file import SPACES, load_space
 
 GOOD = """\
 base: synthetic.yaml

@@ -1,5 +1,7 @@
 """Studies: continued, repaired, edited, refused; on storages that are sound, broken, locked."""
 
+import contextlib
+import json
 import sqlite3
 from pathlib import Path
 
@@ -9,9 +11,12 @@ from optuna.trial import TrialState
 
 from sfc.errors import UserError
 from tests.tune.conftest import SPACE
+from tune.evidence.importance import shares
 from tune.space.space_file import Space, load_space
-from tune.study.storage import check_database, set_attrs, storage_at
-from tune.study.study import complete, counted, load_study, name_of, open_study, published, repair
+from tune.study.ask_tell import StudySearch
+from tune.study.edit import same_ranges
+from tune.study.storage import check_database, storage_at
+from tune.study.study import complete, counted, default_name, identity, load_study, open_study, published, repair
 
 FLAT = SPACE.replace("inner: 3", "inner: 0")
 
@@ -40,8 +45,8 @@ def test_the_published_point_and_the_start_points_come_first_once(tmp_path: Path
         "start:", "start:\n  - {classifier.options.prototype_weight: 1.6, classifier.lr: 0.05, pseudo.fusion: 0.1}"
     )
     asked = space(tmp_path, text)
-    study, edit = open_study("s", asked, tmp_path)
-    assert edit is None
+    study, edits = open_study("s", asked, tmp_path)
+    assert edits == []
     first, second = (asked.suggest(study.ask()) for _ in range(2))
     assert first == {"classifier.options.prototype_weight": 1.6, "classifier.lr": 0.05}
     assert second["classifier.lr"] == 1e30, "points that differ in inner settings alone are one trial"
@@ -58,7 +63,7 @@ def test_trials_that_were_running_are_tried_again_once_and_a_finished_outcome_is
     told.set_user_attr("outcome", ["COMPLETE", 0.5])
     for _ in range(2):  # to repair twice changes nothing more
         study, _ = open_study("s", asked, tmp_path)
-    waiting = [t.system_attrs["fixed_params"] for t in study.get_trials(states=(TrialState.WAITING,))]
+    waiting = [t.user_attrs["queued"] for t in study.get_trials(states=(TrialState.WAITING,))]
     assert waiting == asked.points()
     assert [t.state for t in study.trials[:3]] == [TrialState.FAIL, TrialState.FAIL, TrialState.COMPLETE]
     assert study.trials[2].value == 0.5 and not study.get_trials(states=(TrialState.RUNNING,))
@@ -84,77 +89,160 @@ def test_only_complete_trials_are_ranked(tmp_path: Path) -> None:
     study.tell(trial, state=TrialState.PRUNED)
     assert [t.number for t in complete(study)] == [0]
     assert len(counted(study)) == 2
-    found = published(study)
-    assert found is not None and found[0].number == 0 and found[1]["value"] == 0.4
+    result = published(study)
+    assert result is not None and result[0].number == 0 and result[1]["value"] == 0.4
 
 
-def test_an_edited_range_keeps_what_fits_under_its_number(tmp_path: Path) -> None:
+def test_an_edited_space_goes_on_in_the_same_study_and_every_edit_is_named(tmp_path: Path) -> None:
     asked = space(tmp_path, FLAT)
     study, _ = open_study("s", asked, tmp_path)
     run_one(study, asked, 0.4)  # prototype_weight 1.6
     run_one(study, asked, 0.5)  # 0.4
-    edited = FLAT.replace("uniform: [0.0, 2.0]", "uniform: [1.0, 3.0]").replace("weight: 0.4", "weight: 1.4")
-    study, edit = open_study("s", space(tmp_path, edited), tmp_path)
-    assert edit is not None and edit.kept == [0] and list(edit.unfit) == [1]
-    assert "classifier.options.prototype_weight: uniform [0.0, 2.0] -> uniform [1.0, 3.0]" in edit.changes
-    assert "outside uniform [1.0, 3.0]" in edit.unfit[1]
-    assert [t.number for t in complete(study)] == [0] and complete(study)[0].value == 0.4
-    assert name_of(study) == "s" and load_study("s", tmp_path).study_name == study.study_name
-    assert study.ask().number == 2, "numbers go on"
-    again, edit = open_study("s", space(tmp_path, edited), tmp_path)
-    assert edit is None and again.study_name == study.study_name
+    text = FLAT.replace("uniform: [0.0, 2.0]", "uniform: [1.0, 3.0]").replace("trials: 4", "trials: 6")
+    text = text.replace("weight: 0.4", "weight: 1.4").replace(
+        "published: {classifier.options.prototype_weight: 1.6", "published: {classifier.options.prototype_weight: 1.5"
+    )
+    edited = space(tmp_path, text)
+    study, edits = open_study("s", edited, tmp_path)
+    assert "classifier.options.prototype_weight: uniform [0.0, 2.0] -> uniform [1.0, 3.0]" in edits
+    assert "published classifier.options.prototype_weight: 1.6 -> 1.5" in edits and "budget.trials: 4 -> 6" in edits
+    assert len(edits) == 4, "and the start points"
+    assert [(t.number, t.value) for t in complete(study)] == [(1, 0.5), (0, 0.4)]
+    assert published(study) is None, "the new published setting is not measured yet"
+    assert run_one(study, edited, 0.6) == 2
+    result = published(study)
+    assert result is not None and result[0].number == 2
+    assert open_study("s", edited, tmp_path)[1] == []
 
 
-def test_a_setting_that_is_searched_now_has_the_value_that_it_had(tmp_path: Path) -> None:
+def test_the_sampler_goes_on_in_an_edited_range(tmp_path: Path) -> None:
+    """Optuna's own grouping of parameters would keep the range of the first trials."""
+    text = FLAT.replace("choice: [0.05, 1.0e+30]", "log_uniform: [1.0e-3, 1.0e+30]")
+    asked = space(tmp_path, text)
+    study, _ = open_study("s", asked, tmp_path)
+    for _ in range(12):
+        trial = study.ask()
+        study.tell(trial, asked.suggest(trial)["classifier.options.prototype_weight"])
+    edited = space(tmp_path, text.replace("uniform: [0.0, 2.0]", "uniform: [0.3, 9.0]"))
+    study, _ = open_study("s", edited, tmp_path)
+    drawn = []
+    for _ in range(12):
+        trial = study.ask()
+        drawn.append(edited.suggest(trial)["classifier.options.prototype_weight"])
+        study.tell(trial, drawn[-1])
+    assert max(drawn) > 4 and min(drawn) >= 0.3
+
+
+@pytest.mark.parametrize(
+    "more", ["classifier.options.warmup: {uniform: [0.0, 0.9]}", "classifier.flip: {choice: [true, false]}"]
+)
+def test_a_parameter_may_be_added_and_removed_again(tmp_path: Path, more: str) -> None:
     asked = space(tmp_path, FLAT)
     study, _ = open_study("s", asked, tmp_path)
     run_one(study, asked, 0.4)
-    warmup = asked.base.classifier.options.warmup
-    more = FLAT.replace("parameters:", "parameters:\n  classifier.options.warmup: {uniform: [0.0, 0.9]}")
+    name = more.partition(":")[0]
+    value = {"classifier.options.warmup": asked.base.classifier.options.warmup, "classifier.flip": "true"}[name]
+    text = FLAT.replace("parameters:", f"parameters:\n  {more}")
     for point in ("published: {", "- {"):
-        more = more.replace(point, f"{point}classifier.options.warmup: {warmup}, ")
-    study, edit = open_study("s", space(tmp_path, more), tmp_path)
-    assert edit is not None and edit.kept == [0]
-    assert complete(study)[0].params["classifier.options.warmup"] == warmup
-    study, edit = open_study("s", asked, tmp_path)  # and back
-    assert edit is not None and edit.kept == [0]
-    assert "classifier.options.warmup" not in complete(study)[0].params
+        text = text.replace(point, f"{point}{name}: {value}, ")
+    study, edits = open_study("s", space(tmp_path, text), tmp_path)
+    assert f"{name}: not searched -> {more.split('{')[1].split(':')[0]}" in edits[0]
+    result = published(study)
+    assert result is not None and result[0].number == 0, "the base had the published value"
+    run_one(study, space(tmp_path, text), 0.5)
+    study, edits = open_study("s", asked, tmp_path)
+    assert any(line.startswith(name) and line.endswith("-> not searched") for line in edits)
+    assert len(complete(study)) == 2 and complete(study)[0].user_attrs["settings"].keys() >= {name}
 
 
-def test_choices_may_change(tmp_path: Path) -> None:
-    """Optuna itself refuses another set of choices in one study."""
+@pytest.mark.parametrize(
+    "edit", ["choice: [0.05, 0.1, 1.0e+30]", "choice: [1.0e+30, 0.05]", "uniform: [0.05, 1.0e+30]"]
+)
+def test_other_choices_or_another_kind_need_another_study(tmp_path: Path, edit: str) -> None:
     asked = space(tmp_path, FLAT)
     study, _ = open_study("s", asked, tmp_path)
     run_one(study, asked, 0.4)
-    edited = space(tmp_path, FLAT.replace("choice: [0.05, 1.0e+30]", "choice: [0.05, 0.1, 1.0e+30]"))
-    study, edit = open_study("s", edited, tmp_path)
-    assert edit is not None and edit.kept == [0]
-    edited.suggest(study.ask())
-    edited.suggest(study.ask())
+    with pytest.raises(UserError, match="--study NAME") as refused:
+        open_study("s", space(tmp_path, FLAT.replace("choice: [0.05, 1.0e+30]", edit)), tmp_path)
+    assert f"classifier.lr: {edit.split(':')[0]}" in str(refused.value)
+    assert "the study has choice [0.05, 1e+30]" in str(refused.value)
+    assert open_study("s", asked, tmp_path)[1] == [], "nothing was changed"
 
 
-def test_other_inner_settings_are_searched_again_on_the_same_classifier(tmp_path: Path) -> None:
+def test_choices_of_later_stages_may_change(tmp_path: Path) -> None:
+    """They are asked in a study inside each trial."""
+    text = SPACE.replace("fusion: {uniform: [0.0, 1.0]}", "fusion: {choice: [0.7]}")
+    asked = space(tmp_path, text)
+    study, _ = open_study("s", asked, tmp_path)
+    run_one(study, asked, 0.4)
+    study, edits = open_study("s", space(tmp_path, text.replace("choice: [0.7]", "choice: [0.1, 0.7]")), tmp_path)
+    assert len(edits) == 1 and len(complete(study)) == 1
+
+
+def test_a_published_setting_of_later_stages_that_was_not_tried_is_measured(tmp_path: Path) -> None:
     asked = space(tmp_path)
     study, _ = open_study("s", asked, tmp_path)
     run_one(study, asked, 0.4)
-    before = study.trials[0].params
-    edited = space(tmp_path, SPACE.replace("fusion: {uniform: [0.0, 1.0]}", "fusion: {uniform: [0.0, 2.0]}"))
-    study, edit = open_study("s", edited, tmp_path)
-    assert edit is not None and list(edit.unfit) == [0] and "searched again" in edit.unfit[0]
-    waiting = [t.system_attrs["fixed_params"] for t in study.get_trials(states=(TrialState.WAITING,))]
-    assert before in waiting
+    run_one(study, asked, 0.3)
+    edited = space(tmp_path, SPACE.replace("0.05, pseudo.fusion: 0.7", "0.05, pseudo.fusion: 0.6"))
+    for _ in range(2):
+        study, _ = open_study("s", edited, tmp_path)
+        assert published(study) is None
+        assert [t.user_attrs["queued"] for t in study.get_trials(states=(TrialState.WAITING,))] == edited.points()[:1]
 
 
-def test_a_driver_that_died_while_it_edited_left_nothing_that_counts(tmp_path: Path) -> None:
+def test_what_is_queued_stays_and_what_no_longer_fits_is_passed_over(tmp_path: Path) -> None:
+    asked = space(tmp_path, FLAT)
+    open_study("s", asked, tmp_path)  # queues prototype_weight 1.6 and 0.4
+    text = FLAT.replace("uniform: [0.0, 2.0]", "uniform: [1.0, 2.0]").replace("weight: 0.4", "weight: 1.4")
+    edited = space(tmp_path, text)
+    study, _ = open_study("s", edited, tmp_path)
+    search = StudySearch(study, edited, 3)
+    weights = [json.loads(search.suggest(str(i))["changes"])["classifier.options.prototype_weight"] for i in range(3)]
+    assert weights[:2] == [1.6, 1.4] and 1 <= weights[2] <= 2
+    assert study.trials[1].state == TrialState.FAIL and study.trials[1] not in counted(study)
+
+
+def test_a_driver_that_died_while_it_made_the_study_left_nothing_that_counts(tmp_path: Path) -> None:
+    asked = space(tmp_path, FLAT)
+    half = optuna.create_study(study_name="s", storage=storage_at(tmp_path), direction="maximize")
+    half.enqueue_trial(asked.points()[0], user_attrs={"queued": asked.points()[0]})
+    with pytest.raises(UserError, match="it has: none"):
+        load_study("s", tmp_path)
+    study, edits = open_study("s", asked, tmp_path)
+    assert edits == [] and len(study.trials) == len(asked.points())
+
+
+def test_trials_of_before_and_after_an_edit_are_compared(tmp_path: Path) -> None:
     asked = space(tmp_path, FLAT)
     study, _ = open_study("s", asked, tmp_path)
-    run_one(study, asked, 0.4)
-    half = optuna.create_study(study_name="s@2", storage=storage_at(tmp_path), direction="maximize")
-    half.set_user_attr("making", True)
-    half.enqueue_trial({})
-    assert load_study("s", tmp_path).study_name == "s"
-    study, edit = open_study("s", space(tmp_path, FLAT.replace("[0.0, 2.0]", "[0.0, 3.0]")), tmp_path)
-    assert edit is not None and study.study_name == "s@2" and len(complete(study)) == 1
+    for value in (0.1, 0.5, 0.3):
+        run_one(study, asked, value)
+    edited = space(tmp_path, FLAT.replace("uniform: [0.0, 2.0]", "uniform: [0.0, 4.0]"))
+    study, _ = open_study("s", edited, tmp_path)
+    for value in (0.2, 0.4):
+        run_one(study, edited, value)
+    copies = same_ranges(complete(study))
+    assert {str(t.distributions["classifier.options.prototype_weight"]) for t in copies} == {
+        "FloatDistribution(high=4.0, log=False, low=0.0, step=None)"
+    }
+    assert [(t.value, t.params, t.user_attrs) for t in copies] == [
+        (t.value, t.params, t.user_attrs) for t in complete(study)
+    ]
+    assert sum(share.value for share in shares(complete(study)).values()) == pytest.approx(1)
+
+
+def test_a_setting_that_is_added_later_changes_no_study_and_no_name(tmp_path: Path) -> None:
+    asked = space(tmp_path)
+    study, _ = open_study("s", asked, tmp_path)
+    name = default_name(asked, "tiny")
+    base = study.user_attrs["base"]
+    del base["classifier"]["flip"], base["evaluation"], base["segmentation"]["flip"]  # as if they were new
+    study.set_user_attr("base", base)
+    assert open_study("s", asked, tmp_path)[1] == []
+    assert "flip" not in str(identity(asked)) and default_name(asked, "tiny") == name
+    assert name != default_name(space(tmp_path, SPACE, "classifier.flip=false"), "tiny")
+    assert name == default_name(space(tmp_path, SPACE, "data.root=elsewhere"), "tiny")
 
 
 @pytest.mark.parametrize(
@@ -166,13 +254,13 @@ def test_a_driver_that_died_while_it_edited_left_nothing_that_counts(tmp_path: P
 )
 def test_a_study_of_another_base_or_objective_is_refused(tmp_path: Path, text: str, overrides, named: str) -> None:
     open_study("s", space(tmp_path), tmp_path)
-    with pytest.raises(UserError, match="searches something else") as found:
+    with pytest.raises(UserError, match="searches something else") as refused:
         open_study("s", space(tmp_path, text, *overrides), tmp_path)
-    assert named in str(found.value) and "--study NAME" in str(found.value)
+    assert named in str(refused.value) and "--study NAME" in str(refused.value)
 
 
 def test_a_study_of_an_earlier_version_is_not_overwritten(tmp_path: Path) -> None:
-    optuna.create_study(study_name="s", storage=storage_at(tmp_path)).enqueue_trial({})
+    optuna.create_study(study_name="s", storage=storage_at(tmp_path)).ask()
     with pytest.raises(UserError, match="earlier version"):
         open_study("s", space(tmp_path), tmp_path)
 
@@ -184,21 +272,20 @@ def test_a_study_that_does_not_exist_lists_those_that_do(tmp_path: Path) -> None
         open_study(name, space(tmp_path), tmp_path)
     with pytest.raises(UserError, match="it has: one, two"):
         load_study("s", tmp_path)
-    with pytest.raises(UserError, match="edited spaces"):
-        open_study("one@2", space(tmp_path), tmp_path)
 
 
 def test_a_broken_database_is_named_copied_and_left_alone(tmp_path: Path) -> None:
-    study, _ = open_study("s", space(tmp_path), tmp_path)
-    study._storage._backend.engine.dispose()  # type: ignore[attr-defined]  # all that was written is in the one file
+    open_study("s", space(tmp_path), tmp_path)
     path = tmp_path / "optuna.db"
+    with contextlib.closing(sqlite3.connect(path)) as database:  # all that was written is in the one file
+        database.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     content = bytearray(path.read_bytes())
     content[4096 : 4096 + 20000] = b"\xff" * 20000
     path.write_bytes(content)
-    with pytest.raises(UserError, match="is broken") as found:
+    with pytest.raises(UserError, match="is broken") as refused:
         load_study("s", tmp_path)
     [copy] = tmp_path.glob("optuna.db.broken-*")
-    assert str(copy) in str(found.value)
+    assert str(copy) in str(refused.value)
     assert path.read_bytes() == content == copy.read_bytes()
 
     path.write_bytes(b"not a database at all" * 300)
@@ -236,21 +323,6 @@ def test_a_journal_file_keeps_studies_too(tmp_path: Path, monkeypatch: pytest.Mo
 
 def test_a_storage_that_does_not_answer_keeps_its_password(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPTUNA_STORAGE", "mysql://user:secret@127.0.0.1:1/studies")
-    with pytest.raises(UserError, match="OPTUNA_STORAGE") as found:
+    with pytest.raises(UserError, match="OPTUNA_STORAGE") as refused:
         load_study("s", tmp_path)
-    assert "secret" not in str(found.value)
-
-
-@pytest.mark.parametrize("kind", ["sqlite", "journal"])
-def test_attributes_written_at_once_are_what_attributes_are(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
-) -> None:
-    if kind == "journal":
-        monkeypatch.setenv("OPTUNA_STORAGE", f"journal:{tmp_path / 'journal'}")
-    asked = space(tmp_path)
-    study, _ = open_study("s", asked, tmp_path)
-    trial = study.ask()
-    set_attrs(trial, {"a": [1, None], "b": {"c": "d"}})
-    set_attrs(trial, {"a": 2})
-    study.tell(trial, 0.5)
-    assert load_study("s", tmp_path).trials[0].user_attrs == {"a": 2, "b": {"c": "d"}}
+    assert "secret" not in str(refused.value)

@@ -1,0 +1,122 @@
+"""Steps of the command `search` before and after its trials."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import shlex
+import time
+from pathlib import Path
+
+import optuna
+from rich.console import Console
+
+from sfc.config.files import dump_config
+from sfc.errors import UserError
+from sfc.pipeline import Pipeline
+from sfc.runtime.stores import StoreAddress, open_store
+from sfc.scoring.names import split_of
+from tune.cluster.connect import check_nodes, slots
+from tune.options import ClusterOptions
+from tune.space.sections import PROXIES, seconds
+from tune.space.space_file import Space
+from tune.study.progress import outlook, show_proxies, show_study
+from tune.study.study import complete, counted, in_time, load_study
+from tune.study.trial import Job
+from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions, without_password
+
+
+def open_data(space: Space, store: StoreAddress) -> tuple[Space, Pipeline]:
+    """Open the base's data. Returns the pipeline of the base, which runs nothing, and the space, from which
+    `selected_on` is gone where no masks can choose.
+
+    Raises:
+        UserError: the split that the objective names has no masks, or the data are not in order.
+    """
+    pipeline = Pipeline(space.base, open_store(store), engine=None)  # type: ignore[arg-type]  # nothing is run
+    objective, data = space.file.objective, space.base.data
+    for split in dict.fromkeys([data.train, data.select]):
+        pipeline.split(split)
+    if objective.needs_masks and not pipeline.split(wanted := split_of(objective.metric, data)).has_masks:
+        raise UserError(
+            f"the objective {objective.metric} needs masks, and the split {wanted} of {pipeline.data.root} has none "
+            f"(or not one for each image); objectives that need none: {', '.join(PROXIES)}"
+        )
+    if objective.is_plugin and not pipeline.split(data.select).has_masks:
+        space = space.model_copy(update={"base": space.base.model_copy(update={"selected_on": None})})
+    return space, pipeline.changed(space.base)
+
+
+def deadline_of(limit: str | None) -> float:
+    """The end of a command that starts now and has a limit such as `20m`, in `time.monotonic`.
+
+    Raises:
+        UserError: the limit is not of that form.
+    """
+    try:
+        return time.monotonic() + seconds(limit) if limit else math.inf
+    except ValueError as error:
+        raise UserError(f"--time: {error}") from None
+
+
+def existing_study(name: str, results: Path) -> optuna.Study | None:
+    """The study of that name, or None."""
+    with contextlib.suppress(UserError):
+        return load_study(name, results)
+    return None
+
+
+def job_of(space: Space, cluster: ClusterOptions, workers: int, gpus: float) -> Job:
+    """What all trials share, on the Ray that this process is connected to.
+
+    Args:
+        space: searched.
+        cluster: results folder and store, and the workers of the final's trainings.
+        workers: of each trial's training.
+        gpus: of each trial.
+
+    Raises:
+        UserError: the cluster holds no such trial or final, or a node lacks the code, the data or a folder.
+    """
+    at_once = slots(workers, gpus)
+    slots(cluster.workers, 0)
+    folders = [cluster.store, *([cluster.results] if workers > 1 else [])]
+    if space.base.data.format != "synthetic":  # which each node makes for itself
+        folders.append(space.base.data.root)
+    check_nodes(folders)
+    return Job(space, cluster.results, cluster.store, workers, gpus, at_once)
+
+
+def start_run(tracker: Tracker, study: optuna.Study, space: Space, pipeline: Pipeline, words: list[str]) -> str:
+    """Start or continue the MLflow run of a search whose command had these words. Returns the run's id."""
+    code = versions() | {"data.fingerprint": pipeline.train.fingerprint}
+    command = f"python tune/search.py {shlex.join(words)}"
+    study.set_user_attr("command", command)
+    study.set_user_attr("commit", code["git.commit"])
+    name = study.study_name
+    run = tracker.start(name, name, {"sfc.kind": "search", "sfc.study": name})
+    tracker.log(run, params=fixed_settings(space.base), tags=code | {"sfc.command": command})
+    tracker.text(run, dump_config(space.base), "base.yaml")
+    tracker.text(run, space.text(), "space.yaml")
+    return run
+
+
+def show_trials(console: Console, study: optuna.Study, space: Space, over: bool) -> None:
+    """Print what the trials gave, and where none ran in full the reasons; `over`: the time limit ended the search."""
+    goes_on = "the time limit is over; the same command goes on, first with what was stopped by it"
+    if over and len(counted(study)) < space.file.budget.trials:
+        console.print(goes_on)
+    show_study(console, study, space)
+    show_proxies(console, study)
+    console.print(outlook([t.value or 0.0 for t in in_time(complete(study))]), soft_wrap=True, highlight=False)
+    if not complete(study):
+        reasons = {t.user_attrs.get("reason", "stopped early") for t in counted(study)} | ({goes_on} if over else set())
+        console.print("no trial ran in full:\n  " + "\n  ".join(sorted(reasons)), soft_wrap=True)
+
+
+def show_runs(console: Console, name: str, results: Path) -> None:
+    """Print where MLflow has a study's runs and how to open them."""
+    console.print(f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:", soft_wrap=True)
+    address = without_password(tracking_uri(results))
+    opens = f"open {address}" if address.startswith("http") else f"mlflow ui --backend-store-uri {address}"
+    console.print(f"  {opens}", soft_wrap=True, highlight=False)
