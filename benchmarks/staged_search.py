@@ -47,7 +47,7 @@ def run(folder: Path, kind: str, seed: int) -> tuple[list[tuple[float, float]], 
     begin = min(t.user_attrs["started"] for t in study.trials if "started" in t.user_attrs)
     ended = sorted((t.user_attrs["started"] + t.user_attrs["seconds"] - begin, t.value) for t in complete(study))
     best = np.maximum.accumulate([value for _, value in ended])
-    numbers = run_config(best_config(study), results / "store", LocalEngine(1), sweep=False, proxy=False, until="seed")
+    numbers = run_config(best_config(study), results / "store", LocalEngine(1), sweep=False, until="seed")
     return [(at, float(value)) for (at, _), value in zip(ended, best, strict=True)], numbers["metrics"]["seed_val/miou"]
 
 

@@ -120,8 +120,8 @@ def run_final(
     ]
     console.print(f"final: {len(trials)} trials x {wanted['seeds']} seeds through all stages", highlight=False)
     runs: dict[int, Run] = {}
-    configs, proxy = [config for _, config in jobs], metric.startswith("proxy/")
-    for i, run in run_all(configs, results, store, workers=workers, sweep=sweeps(study), proxy=proxy):
+    configs = [config for _, config in jobs]
+    for i, run in run_all(configs, results, store, workers=workers, sweep=sweeps(study), metric=metric):
         runs[i] = run
         value = run.get("metrics", {}).get("val/miou", float("nan"))
         shown = f"failed: {run['failed']}" if "failed" in run else f"val/miou {value:.4f}"

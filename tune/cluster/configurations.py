@@ -13,7 +13,7 @@ from typing import Any
 import ray
 import torch
 
-from sfc.config import Config
+from sfc.config import Config, plugins
 from sfc.config.files import change_config
 from sfc.errors import Diverged
 from sfc.pipeline import Pipeline, Until
@@ -21,13 +21,17 @@ from sfc.runtime.engine import Engine, LocalEngine
 from sfc.runtime.store import Address, Store, open_store
 from tune.cluster.connect import check_nodes, slots
 from tune.cluster.ray_engine import RETRIES, ProcessDied, RayEngine, outcome, watched
+from tune.space.sections import Objective
+from tune.study.objective import measure
 
 Run = dict[str, Any]
 """A configuration's `config` (as JSON, its threshold chosen) and the fields of its `Result`, folders as text; or
 `failed`, the reason."""
 
 
-def run_config(config: Config, store: Address, engine: Engine, *, sweep: bool, proxy: bool, until: Until) -> Run:
+def run_config(
+    config: Config, store: Address, engine: Engine, *, sweep: bool, until: Until, metric: str | None = None
+) -> Run:
     """One configuration through the stages.
 
     Args:
@@ -35,7 +39,7 @@ def run_config(config: Config, store: Address, engine: Engine, *, sweep: bool, p
         store: address of the store.
         engine: runs the work.
         sweep: choose the background threshold on the masks of the select split, and say so.
-        proxy: also the objectives that need no mask.
+        metric: an objective that `Pipeline.run` does not measure: one without masks, or a function of the user's own.
         until: the last stage.
     """
     try:
@@ -45,8 +49,12 @@ def run_config(config: Config, store: Address, engine: Engine, *, sweep: bool, p
             chosen = {"pseudo.threshold": seeds["best"]["threshold"], "selected_on": config.data.select}
             pipeline = pipeline.changed(change_config(config, chosen))
         result = pipeline.run(until)
-        if proxy:
-            pipeline.collect(result, "proxy", pipeline.proxy(config.data.select), config.data.select)
+        if metric is not None and metric not in result.metrics:
+            if plugins.is_path(metric):
+                plugins.allow(metric)  # the driver may import it, or it would not have come here
+            measured = measure(pipeline, Objective(metric=metric))
+            result.metrics.update(measured.metrics)
+            result.supervision.update(measured.supervision)
     except Diverged as error:  # it would only diverge again
         return {"config": config.model_dump(mode="json"), "failed": str(error)}
     found = asdict(result)
@@ -73,7 +81,7 @@ def run_all(
     *,
     workers: int = 1,
     sweep: bool,
-    proxy: bool = False,
+    metric: str | None = None,
     until: Until = "segmentation",
 ) -> Iterator[tuple[int, Run]]:
     """Many configurations in their order, as many at a time as the cluster holds; what the store has is not done again.
@@ -85,7 +93,9 @@ def run_all(
         Position in `configs` and numbers, as they are done.
     """
     check_nodes([store, *([results] if workers > 1 else [])])
-    arguments = {"sweep": sweep, "proxy": proxy, "until": until}
+    if metric is not None and plugins.is_path(metric):
+        plugins.load(metric)  # refused where the user's command does not name it
+    arguments = {"sweep": sweep, "metric": metric, "until": until}
     gpus, here = ray.cluster_resources().get("GPU", 0) > 0, open_store(store)
     at_once = min(len(configs), slots(workers, workers if gpus else 0))
     if workers == 1:
