@@ -71,9 +71,7 @@ def test_broken_images_are_named_and_can_be_left_out(
     path.write_bytes(path.read_bytes()[:300])
     code, said = run(tmp_path, capsys, *own(folder))
     assert code == 2 and "1 of 2 images" in said and "train1" in said and "data.skip_broken=true" in said
-    # DeepLabV3 would need two images, and the dry run says so: it measures every stage on a few of them.
-    left_out = ["data.skip_broken=true", "segmentation.architecture=deeplabv2"]
-    code, said = run(tmp_path, capsys, *own(folder), *left_out)
+    code, said = run(tmp_path, capsys, *own(folder), "data.skip_broken=true")
     assert code == 0 and "on 1 images" in said
 
 
@@ -81,6 +79,36 @@ def test_objective_without_masks(tmp_path: Path, folder: Path, capsys: pytest.Ca
     (folder / "SegmentationClass" / "select0.png").unlink()
     code, said = run(tmp_path, capsys, *own(folder))
     assert code == 2 and "needs masks" in said and "select" in said
+
+
+@pytest.mark.parametrize(
+    ("metric", "text"),
+    [
+        ("no_such_module:metric", "there is no module no_such_module"),
+        ("json:no_such_function", "has no no_such_function"),
+        ("json:decoder", "json:decoder is no function"),
+    ],
+)
+def test_an_objective_that_does_not_exist(
+    tmp_path: Path, capsys: pytest.CaptureFixture, metric: str, text: str
+) -> None:
+    space = tmp_path / "own.yaml"
+    space.write_text(f"{SPACE}objective:\n  metric: {metric}\n")
+    code = search.main(["--space", str(space), "--results", str(tmp_path / "results"), "--dry-run"])
+    output = capsys.readouterr().err
+    assert code == 2 and f"{space}:{len(SPACE.splitlines()) + 2}: " in output and text in output
+    assert not (tmp_path / "results").exists()
+
+
+def test_a_dry_run_trains_nothing(tmp_path: Path, folder: Path, capsys: pytest.CaptureFixture) -> None:
+    code, output = run(tmp_path, capsys, *own(folder))
+    assert code == 0 and "time and disk are unknown" in output
+    assert not list((tmp_path / "results" / "store").glob("*/*/manifest.json"))
+
+
+def test_a_time_limit_of_another_form(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    code, output = run(tmp_path, capsys, "--dry-run", "--time", "20x")
+    assert code == 2 and "--time: time: '20x' is not of the form 90s, 20m or 3h" in output
 
 
 def test_all_mistakes_in_overrides(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

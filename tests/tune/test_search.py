@@ -1,18 +1,23 @@
 """The main job at a tiny size through the real Ray, Optuna and MLflow: interrupted, killed, continued, repeated."""
 
+import itertools
 import json
 import os
 import signal
 import subprocess
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
 
+import optuna
 import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 from PIL import Image
 
 from sfc.config.files import load_config
-from tests.tune.conftest import ROOT, TINY, command
+from tests.tune.conftest import ROOT, SPACE, TINY, command
+from tune.study.storage import one_driver
 from tune.study.study import complete, counted, load_study
 from tune.tracking.tracker import EXPERIMENT, tracking_uri
 
@@ -37,116 +42,169 @@ def finish(process: subprocess.Popen) -> str:
     return output
 
 
-def runs(results: Path) -> list:
-    client = MlflowClient(tracking_uri(results))
-    return client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+@dataclass
+class Stage:
+    """One run of the command."""
+
+    code: int
+    output: str
+    counted: dict[int, float | None] = field(default_factory=dict)
+    """Value by number of the trials that count after it."""
+    runs: int = 0
+    """MLflow runs after it."""
+
+
+@dataclass
+class MainJob:
+    """The same command again and again on one results folder, and what that has in the end."""
+
+    results: Path
+    stages: dict[str, Stage] = field(default_factory=dict)
+
+    @property
+    def study(self) -> optuna.Study:
+        return load_study("tiny", self.results)
+
+    def runs(self, kind: str = "") -> list:
+        client = MlflowClient(tracking_uri(self.results))
+        found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
+        return [run for run in found if not kind or run.data.tags["sfc.kind"] == kind]
+
+    def end(self, name: str, process: subprocess.Popen) -> None:
+        output = finish(process)
+        trials = {t.number: t.value for t in counted(self.study)}
+        self.stages[name] = Stage(process.returncode, output, trials, len(self.runs()))
+
+
+@pytest.fixture(scope="module")
+def job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
+    """Ctrl-C, SIGTERM, loss of power, to the end, once more, with an edited space, with another base."""
+    folder = tmp_path_factory.mktemp("job")
+    space, edited = folder / "tiny.yaml", folder / "edited.yaml"
+    space.write_text(SPACE)
+    edited.write_text(SPACE.replace("uniform: [0.0, 2.0]", "uniform: [0.0, 3.0]").replace("trials: 4", "trials: 5"))
+    job = MainJob(folder / "results")
+
+    process = search(folder, space)
+    read_until(process, "1/4 done")
+    process.send_signal(signal.SIGINT)
+    job.end("Ctrl-C", process)
+
+    process = search(folder, space)
+    read_until(process, "starts")
+    os.killpg(process.pid, signal.SIGTERM)  # as a cluster does: to the driver and Ray's processes
+    job.end("SIGTERM", process)
+
+    process = search(folder, space)
+    read_until(process, "starts")
+    os.killpg(process.pid, signal.SIGKILL)
+    job.end("SIGKILL", process)
+
+    job.end("to the end", search(folder, space))
+    job.end("once more", search(folder, space))
+    job.end("edited", search(folder, edited))
+    job.end("another base", search(folder, edited, "classifier.batch=4"))
+    return job
 
 
 @pytest.mark.slow
-def test_the_main_job_survives_interruptions_and_does_nothing_twice(tmp_path: Path, space_file: Path) -> None:
-    results = tmp_path / "results"
-    results.mkdir()
+@pytest.mark.parametrize(("signal", "code"), [("Ctrl-C", 130), ("SIGTERM", 143)])
+def test_an_interrupted_search_says_how_to_go_on(job: MainJob, signal: str, code: int) -> None:
+    stage = job.stages[signal]
+    assert stage.code == code, stage.output
+    assert "the same command goes on from here" in stage.output
+    assert "SIGTERM received" not in stage.output and "Traceback" not in stage.output
 
-    process = search(tmp_path, space_file)
-    read_until(process, "1/4 done")
-    process.send_signal(signal.SIGINT)
-    output = finish(process)
-    assert process.returncode == 130, output
-    assert "goes on from here" in output
-    first = {t.number: t.value for t in counted(load_study("tiny", results))}
-    assert 1 <= len(first) < 4
 
-    process = search(tmp_path, space_file)
-    read_until(process, "starts")
-    process.send_signal(signal.SIGTERM)
-    output = finish(process)
-    assert process.returncode == 143, output
-    assert "goes on from here" in output and "SIGTERM received" not in output
+@pytest.mark.slow
+def test_finished_trials_stay_whatever_stopped_the_search(job: MainJob) -> None:
+    trials = [stage.counted for stage in job.stages.values()]
+    assert 1 <= len(trials[0]) < 4
+    assert all(before.items() <= after.items() for before, after in itertools.pairwise(trials))
 
-    process = search(tmp_path, space_file)
-    read_until(process, "starts")
-    os.killpg(process.pid, signal.SIGKILL)
-    finish(process)
 
-    process = search(tmp_path, space_file)
-    output = finish(process)
-    assert process.returncode == 0, output
-    study = load_study("tiny", results)
-    assert len(counted(study)) == 4
-    assert not study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
-    kept = {t.number: t.value for t in counted(study)}
-    assert first.items() <= kept.items()
-    settings = [tuple(sorted(t.params.items())) for t in counted(study)]
-    assert len(set(settings)) == len(settings), "a trial ran twice"
+@pytest.mark.slow
+def test_the_search_runs_to_its_end_and_no_trial_twice(job: MainJob) -> None:
+    stage = job.stages["to the end"]
+    assert stage.code == 0, stage.output
+    assert len(stage.counted) == 4
+    assert not job.study.get_trials(states=(TrialState.RUNNING, TrialState.WAITING))
+    settings = [tuple(sorted(t.params.items())) for t in counted(job.study)]
+    assert len(set(settings)) == len(settings)
 
-    stopped = [t for t in counted(study) if t.state == TrialState.PRUNED]
+
+@pytest.mark.slow
+def test_every_trial_that_did_not_run_in_full_says_why(job: MainJob) -> None:
+    stopped = [t for t in counted(job.study) if t.state == TrialState.PRUNED]
     assert all(t.user_attrs["epoch"] in t.intermediate_values for t in stopped)
-
-    failed = [t for t in counted(study) if t.state == TrialState.FAIL]
+    failed = [t for t in counted(job.study) if t.state == TrialState.FAIL]
     assert [t.params["classifier.lr"] for t in failed] == [1e30] * len(failed)
     assert failed and all("not finite" in t.user_attrs["reason"] for t in failed)
-    best = complete(study)[0]
-    assert best.user_attrs["epoch"] == 3
+    assert complete(job.study)[0].user_attrs["epoch"] == 3
 
-    config = load_config(results / "final" / "tiny" / "best.yaml")
+
+@pytest.mark.slow
+def test_the_final_keeps_the_trial_with_the_best_mean_objective(job: MainJob) -> None:
+    folder, trials = job.results / "final" / "tiny", complete(job.study)
+    config, finals = load_config(folder / "best.yaml"), json.loads((folder / "finals.json").read_text())
     assert config.selected_on == "select"
-    finals = json.loads((results / "final" / "tiny" / "finals.json").read_text())
-    [kept_trial] = [t for t in complete(study) if t.number == finals["chosen"]]
+    [chosen] = [t for t in trials if t.number == finals["chosen"]]
     means = {t["trial"]: t["mean"]["seed/best_miou"] for t in finals["trials"]}
-    assert means[kept_trial.number] == max(means.values()) and len(means) == len(complete(study)[:2])
-    assert config.classifier.options.prototype_weight == kept_trial.params["classifier.options.prototype_weight"]
-    assert config.pseudo.threshold == kept_trial.user_attrs["metrics"]["seed/best_threshold"]
-    for predictions in (results / "store" / "evaluation").glob("*/predictions"):
-        assert len(list(predictions.glob("*.png"))) == 12
-    for figure in (results / "final" / "tiny" / "figures").glob("*.png"):
-        assert min(Image.open(figure).size) > 100
+    assert means[chosen.number] == max(means.values()) and len(means) == len(trials[:2])
+    assert config.classifier.options.prototype_weight == chosen.params["classifier.options.prototype_weight"]
+    assert config.pseudo.threshold == chosen.user_attrs["metrics"]["seed/best_threshold"]
+    predictions = list((job.results / "store" / "evaluation").glob("*/predictions"))
+    assert predictions and all(len(list(path.glob("*.png"))) == 12 for path in predictions)
+    figures = list((folder / "figures").glob("*.png"))
+    assert figures and all(min(Image.open(figure).size) > 100 for figure in figures)
 
-    kinds = [run.data.tags["sfc.kind"] for run in runs(results)]
-    assert kinds.count("search") == 1
-    assert kinds.count("final") == len(complete(study)[:2]) * 2, "two trials, two seeds"
-    assert kinds.count("inner") == sum(len(t.user_attrs["inner"]) for t in complete(study))
-    numbers = [run.data.tags["sfc.trial"] for run in runs(results) if run.data.tags["sfc.kind"] == "trial"]
-    assert len(set(numbers)) == len(numbers), "a trial has two runs"
-    assert {str(t.number) for t in counted(study)} <= set(numbers)
-    assert all(run.info.status != "RUNNING" for run in runs(results))
-    [logged] = [
-        r for r in runs(results) if r.data.tags["sfc.kind"] == "trial" and r.data.tags["sfc.trial"] == str(best.number)
-    ]
-    assert logged.data.metrics["seed/best_miou"] == best.value
-    assert logged.data.metrics["epochs"] == 3
-    [final] = [r for r in runs(results) if r.data.tags.get("sfc.kept") == "True"]
-    assert 0 <= final.data.metrics["val/miou"] <= 1
-    assert final.data.tags["supervision.val/miou"] == "held-out masks"
-    [parent] = [r for r in runs(results) if r.data.tags["sfc.kind"] == "search"]
-    assert parent.data.metrics.items() <= final.data.metrics.items() and "val/miou" in parent.data.metrics
-    assert parent.data.tags["sfc.best"] == final.data.tags["sfc.trial"]
 
-    before = len(runs(results))
-    process = search(tmp_path, space_file)
-    output = finish(process)
-    assert process.returncode == 0, output
-    assert "working" not in output and "starts" not in output
-    assert len(runs(results)) == before
+@pytest.mark.slow
+def test_mlflow_has_one_run_a_search_a_trial_and_an_inner_trial(job: MainJob) -> None:
+    trials = counted(job.study)
+    assert len(job.runs("search")) == 1
+    assert len(job.runs("inner")) == sum(len(t.user_attrs["inner"]) for t in complete(job.study))
+    numbers = [run.data.tags["sfc.trial"] for run in job.runs("trial")]
+    assert len(set(numbers)) == len(numbers) and {str(t.number) for t in trials} <= set(numbers)
+    assert all(run.info.status != "RUNNING" for run in job.runs())
+    best = complete(job.study)[0]
+    [run] = [run for run in job.runs("trial") if run.data.tags["sfc.trial"] == str(best.number)]
+    assert run.data.metrics["seed/best_miou"] == best.value and run.data.metrics["epochs"] == 3
 
-    # An edited space: what changed is said, trials that still fit count, numbers and runs stay.
-    edited = (
-        space_file.read_text().replace("uniform: [0.0, 2.0]", "uniform: [0.0, 3.0]").replace("trials: 4", "trials: 5")
-    )
-    (tmp_path / "other.yaml").write_text(edited)
-    process = search(tmp_path, tmp_path / "other.yaml")
-    output = finish(process)
-    assert process.returncode == 0, output
-    assert "classifier.options.prototype_weight: uniform [0.0, 2.0] -> uniform [0.0, 3.0]" in output
-    assert "4 trials still fit" in output
-    after = {t.number: t.value for t in counted(load_study("tiny", results))}
-    assert kept.items() <= after.items() and len(after) == 5
-    numbers = [run.data.tags["sfc.trial"] for run in runs(results) if run.data.tags["sfc.kind"] == "trial"]
-    assert len(set(numbers)) == len(numbers)
 
-    process = search(tmp_path, tmp_path / "other.yaml", "classifier.batch=4")
-    output = finish(process)
-    assert process.returncode == 2
-    assert "searches something else: classifier.batch 8 -> 4" in output
+@pytest.mark.slow
+def test_the_run_of_the_search_has_the_numbers_of_the_final_that_is_kept(job: MainJob) -> None:
+    [parent] = job.runs("search")
+    kept = [run for run in job.runs("final") if run.data.tags["sfc.kept"] == "True"]
+    finals = [run for run in kept if run.data.tags["sfc.trial"] == parent.data.tags["sfc.best"]]
+    assert finals and all(0 <= run.data.metrics["val/miou"] <= 1 for run in finals)
+    assert all(run.data.tags["supervision.val/miou"] == "held-out masks" for run in finals)
+    assert any(parent.data.metrics.items() <= run.data.metrics.items() for run in finals)
+    assert "val/miou" in parent.data.metrics
+
+
+@pytest.mark.slow
+def test_the_same_command_again_does_nothing(job: MainJob) -> None:
+    before, stage = job.stages["to the end"], job.stages["once more"]
+    assert stage.code == 0, stage.output
+    assert "working" not in stage.output and "starts" not in stage.output
+    assert (stage.counted, stage.runs) == (before.counted, before.runs)
+
+
+@pytest.mark.slow
+def test_an_edited_space_goes_on_and_names_its_edits(job: MainJob) -> None:
+    stage = job.stages["edited"]
+    assert stage.code == 0, stage.output
+    assert "classifier.options.prototype_weight: uniform [0.0, 2.0] -> uniform [0.0, 3.0]" in stage.output
+    assert "budget.trials: 4 -> 5" in stage.output and "its 4 trials count" in stage.output
+    assert len(stage.counted) == 5
+
+
+@pytest.mark.slow
+def test_another_base_is_another_study(job: MainJob) -> None:
+    stage = job.stages["another base"]
+    assert stage.code == 2
+    assert "searches something else: classifier.batch 8 -> 4" in stage.output
 
 
 @pytest.mark.slow
@@ -159,9 +217,43 @@ def test_a_search_of_which_every_trial_diverges_says_so_and_fails(tmp_path: Path
     assert "is not finite in epoch 1" in output
 
 
-def test_no_second_driver_runs_a_study(tmp_path: Path, space_file: Path) -> None:
-    from tune.study.storage import one_driver
+@pytest.mark.slow
+def test_an_objective_of_ones_own_searches_and_chooses(tmp_path: Path) -> None:
+    (tmp_path / "own_metric.py").write_text(
+        "import json\n\n\n"
+        "def low_weight(pipeline):\n"
+        "    maps = pipeline.cam(pipeline.config.data.select)\n"
+        "    assert any(maps.glob('*.npz'))\n"
+        "    return 1 - pipeline.config.classifier.options.prototype_weight / 2 + pipeline.config.pseudo.fusion / 100\n"
+    )
+    space = tmp_path / "own.yaml"
+    space.write_text(
+        SPACE.replace("[0.05, 1.0e+30]", "[0.05]")
+        .replace("1.0e+30", "0.05")
+        .replace("trials: 4", "trials: 2")
+        .replace("grace: 1", "grace: 3")
+        + "objective: {metric: own_metric:low_weight}\n"
+    )
+    process = search(tmp_path, space)
+    output = finish(process)
+    assert process.returncode == 0, output
+    study = load_study("tiny", tmp_path / "results")
+    for trial in complete(study):
+        settings = trial.user_attrs["settings"]
+        value = 1 - settings["classifier.options.prototype_weight"] / 2 + settings["pseudo.fusion"] / 100
+        assert trial.value == trial.user_attrs["metrics"]["own_metric:low_weight"] == pytest.approx(value)
+        assert trial.user_attrs["supervision"]["own_metric:low_weight"] == "same masks", "it may have read them"
+        assert max(tried["value"] for tried in trial.user_attrs["inner"]) == trial.value
+    assert complete(study)[0].params["classifier.options.prototype_weight"] == 0.4
+    assert json.loads((tmp_path / "results" / "final" / "tiny" / "finals.json").read_text())["chosen"] == 1
 
+    (tmp_path / "own_metric.py").write_text("def low_weight(pipeline):\n    return 0.0\n")
+    process = search(tmp_path, space)
+    output = finish(process)
+    assert process.returncode == 2 and "searches something else: objective.source" in output
+
+
+def test_no_second_driver_runs_a_study(tmp_path: Path, space_file: Path) -> None:
     (tmp_path / "results").mkdir()
     with one_driver(tmp_path / "results" / "studies" / "tiny.lock"):
         process = search(tmp_path, space_file)
@@ -169,3 +261,9 @@ def test_no_second_driver_runs_a_study(tmp_path: Path, space_file: Path) -> None
     assert process.returncode == 2
     assert "another process is running this study" in output
     assert not (tmp_path / "results" / "optuna.db").exists(), "a study was opened all the same"
+
+
+def test_the_command_line_is_parsed_without_heavy_imports() -> None:
+    code = "import sys, tune.search as s; s.parser(); print(*{m.partition('.')[0] for m in sys.modules})"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert not {"ray", "optuna", "torch", "mlflow", "pandas", "matplotlib"} & set(loaded.split())

@@ -13,7 +13,7 @@ from typing import Any
 import ray
 import torch
 
-from sfc.config import Config
+from sfc.config import Config, plugins
 from sfc.config.files import change_config
 from sfc.errors import Diverged
 from sfc.pipeline import Pipeline, Until
@@ -24,6 +24,8 @@ from sfc.scoring.tally import METRICS
 from tune.cluster.connect import check_nodes, slots
 from tune.cluster.ray_engine import RETRIES, ProcessDied, RayEngine, hang_guard, outcome
 from tune.options import ClusterOptions
+from tune.space.sections import Objective
+from tune.study.objective import measure
 
 Run = dict[str, Any]
 """A configuration's `config` (as JSON, its threshold chosen) and the fields of its `Result`, folders as text; or
@@ -36,8 +38,8 @@ class Goal:
 
     sweep: bool
     """Choose the background threshold on the masks of the select split, and record that."""
-    proxy: bool = False
-    """Also measure the objectives that need no mask."""
+    metric: str | None = None
+    """An objective to measure beside what a run measures: one without masks, or a function of the user's own."""
     until: Until = "segmentation"
     """The last stage."""
 
@@ -52,8 +54,12 @@ def run_config(config: Config, store: StoreAddress, engine: Engine, goal: Goal) 
             chosen = {"pseudo.threshold": best["threshold"], "selected_on": config.data.select}
             pipeline = pipeline.changed(change_config(config, chosen))
         result = pipeline.run(goal.until)
-        if goal.proxy:
-            pipeline.measure(result, "proxy")
+        if goal.metric is not None and goal.metric not in result.metrics:
+            if plugins.is_path(goal.metric):
+                plugins.allow(goal.metric)  # the driver may import it, or it would not have come here
+            measured = measure(pipeline, Objective(metric=goal.metric))
+            result.metrics.update(measured.metrics)
+            result.supervision.update(measured.supervision)
     except (Diverged, ProcessDied) as error:  # another attempt would end the same
         return failure(config, error)
     numbers = asdict(result)
@@ -88,6 +94,8 @@ def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> I
     Yields:
         Position in `configs` and numbers, as they are done.
     """
+    if goal.metric is not None and plugins.is_path(goal.metric):
+        plugins.load(goal.metric)  # refused where the user's command does not name it
     store = open_store(cluster.store)  # makes the folder that the nodes are then asked for
     check_nodes([cluster.store, *([cluster.results] if cluster.workers > 1 else [])])
     resources = ray.cluster_resources()

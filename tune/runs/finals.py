@@ -107,7 +107,7 @@ def run_final(
     seeds = study.user_attrs["final"]["seeds"]
     console.print(f"final: {len(jobs) // seeds} trials x {seeds} seeds through all stages", highlight=False)
     runs: dict[int, Run] = {}
-    goal = Goal(sweep=sweeps(study), proxy=metric.startswith("proxy/"))
+    goal = Goal(sweep=sweeps(study), metric=metric)
     for i, run in run_all([job.config for job in jobs], cluster, goal):
         runs[i] = run
         number = run.get("metrics", {}).get("val/miou", math.nan)

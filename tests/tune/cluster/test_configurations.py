@@ -14,8 +14,8 @@ def tiny(folder: Path) -> Config:
     return absolute(load_config("synthetic.yaml", [*TINY, f"data.root={folder / 'data'}"]))
 
 
-def run(config: Config, store: Path, until: Until = "segmentation", *, proxy: bool = False) -> Run:
-    return run_config(config, store, LocalEngine(1), Goal(sweep=True, proxy=proxy, until=until))
+def run(config: Config, store: Path, until: Until = "segmentation", *, metric: str | None = None) -> Run:
+    return run_config(config, store, LocalEngine(1), Goal(sweep=True, metric=metric, until=until))
 
 
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: Path) -> None:
@@ -37,7 +37,7 @@ def test_until_says_how_far_a_run_goes(tmp_path: Path) -> None:
 
 
 def test_the_threshold_is_chosen_by_the_select_masks_and_that_is_said(tmp_path: Path) -> None:
-    found = run(tiny(tmp_path), tmp_path / "store", "seed", proxy=True)
+    found = run(tiny(tmp_path), tmp_path / "store", "seed", metric="proxy/map_agreement")
     assert found["config"]["pseudo"]["threshold"] == found["metrics"]["seed/best_threshold"]
     assert found["config"]["selected_on"] == "select"
     assert found["supervision"]["seed/miou"] == "same masks"
