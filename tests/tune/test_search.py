@@ -222,7 +222,7 @@ def test_an_objective_of_ones_own_searches_and_chooses(tmp_path: Path) -> None:
     (tmp_path / "own_metric.py").write_text(
         "import json\n\n\n"
         "def low_weight(pipeline):\n"
-        "    maps = pipeline.cam(pipeline.config.data.select)\n"
+        '    maps = pipeline.output("maps", pipeline.config.data.select)\n'
         "    assert any(maps.glob('*.npz'))\n"
         "    return 1 - pipeline.config.classifier.options.prototype_weight / 2 + pipeline.config.pseudo.fusion / 100\n"
     )

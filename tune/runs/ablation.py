@@ -26,10 +26,10 @@ from tune.cluster.configurations import Goal, Run, run_all
 from tune.cluster.connect import connect
 from tune.evidence import tables
 from tune.options import ClusterOptions
-from tune.runs.finals import best_config, with_overrides
+from tune.runs.finals import with_overrides
 from tune.space.plan_file import Plan
 from tune.study.progress import duration
-from tune.study.study import load_study
+from tune.study.study import best_config, load_study
 from tune.tracking.tracker import Tracker, fixed_settings, masks_seen, tracking_uri
 from tune.tracking.versions import versions
 

@@ -23,7 +23,8 @@ from tune.space.space_file import Space
 from tune.study.progress import outlook, show_proxies, show_study
 from tune.study.study import complete, counted, in_time, load_study
 from tune.study.trial import Job
-from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, tracking_uri, versions, without_password
+from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, tracking_uri, without_password
+from tune.tracking.versions import versions
 
 
 def open_data(space: Space, store: StoreAddress) -> tuple[Space, Pipeline]:
