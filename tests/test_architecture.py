@@ -202,6 +202,4 @@ def test_docstrings_begin_with_a_noun_or_a_verb_and_refer_to_no_missing_file(pat
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
             first = node.value.value.lstrip()
-            assert not first.startswith(("Of ", "Whether that")), (
-                f"{relative(path)}:{node.lineno}"
-            )
+            assert not first.startswith(("Of ", "Whether that")), f"{relative(path)}:{node.lineno}"
