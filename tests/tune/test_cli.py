@@ -67,7 +67,7 @@ def test_completion_names_commands_and_options(
 @pytest.mark.parametrize(
     ("line", "expected"),
     [
-        ("sfc s", {"show", "search"}),
+        ("sfc s", {"show", "search", "store"}),
         ("sfc search --work", {"--workers", "--workers-per-trial"}),
         ("sfc data c", {"coco14", "coco17"}),
         ("sfc run pypro", {"pyproject.toml"}),
