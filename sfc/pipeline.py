@@ -19,7 +19,7 @@ from sfc.errors import UserError
 from sfc.results import Result, Supervision, supervision
 from sfc.runtime.engine import Engine, LocalEngine, default_device
 from sfc.runtime.store import Store, digest
-from sfc.runtime.training import WEIGHTS
+from sfc.runtime.training import WEIGHTS, without_prefix
 from sfc.scoring.names import MEASURES, split_of
 from sfc.scoring.tally import METRICS
 from sfc.stages import affinity, classifier, edges, evaluation, labels, maps, proxies, seeds, segmentation
@@ -165,7 +165,7 @@ class Pipeline:
             folders = {part: Path(name, part) for part in ("classifier", "maps", "numbers")}
             for folder in folders.values():
                 folder.mkdir()
-            torch.save(classifier.method_state(weights), folders["classifier"] / WEIGHTS)
+            torch.save(without_prefix(weights, "method."), folders["classifier"] / WEIGHTS)
             work = Work(folders["maps"], settings, folders, self.data, few, self.train)
             maps.run(work, engine)
             numbers = Work(folders["numbers"], settings, folders, self.data, few, self.train)

@@ -17,6 +17,7 @@ from sfc.config import Precision
 
 Item = TypeVar("Item")
 Output = TypeVar("Output")
+Placed = TypeVar("Placed", bound=torch.Tensor | torch.nn.Module)
 Report = Callable[[dict[str, float], dict[str, Any]], None]
 Step = Callable[[], None]
 CHECKPOINT = "checkpoint.pt"
@@ -47,11 +48,11 @@ class Numerics:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def place(self, module: Any) -> Any:
+    def place(self, module: Placed) -> Placed:
         """Move a module or a tensor (N, C, H, W) to the device; channels last with bf16, which gains by it."""
-        if self.bf16:
-            return module.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        return module.to(self.device, non_blocking=True)
+        layout: dict[str, Any] = {"memory_format": torch.channels_last} if self.bf16 else {}
+        placed: Any = module.to(self.device, non_blocking=True, **layout)
+        return placed
 
 
 def numerics(precision: Precision, device: torch.device) -> Numerics:

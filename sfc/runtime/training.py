@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,6 +26,7 @@ from sfc.runtime.engine import CHECKPOINT, Context, Numerics, numerics
 
 WEIGHTS = "model.pt"
 HISTORY = "history.json"
+Net = TypeVar("Net", bound=nn.Module)
 Groups = list[dict[str, Any]]
 """Parameter groups of an optimiser, each with its `params` and `lr`."""
 
@@ -47,9 +48,20 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
 
-def load(folder: Path) -> dict[str, Tensor]:
-    """The weights in a stage's folder, on the CPU."""
-    return cast("dict[str, Tensor]", torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+def without_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights whose names begin with a prefix, by their names behind it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def load(folder: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The weights in a stage's folder, on the CPU; with a prefix those of one part of the network."""
+    return without_prefix(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True), prefix)
+
+
+def trained(net: Net, folder: Path, how: Numerics) -> Net:
+    """A network with the weights in a stage's folder, on its device, in eval mode."""
+    net.load_state_dict(load(folder))
+    return how.place(net).eval()
 
 
 def poly(step: int, steps: int, power: float) -> float:
@@ -136,7 +148,7 @@ def fit(
         start, history = state["epoch"], state["history"]
     several = context.world_size > 1
     # Losses with weight 0 leave heads out of the graph.
-    trained = DistributedDataParallel(model, find_unused_parameters=True) if several else model
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True) if several else model
 
     for epoch in range(batches.epochs):
         plan, first = batches.plan(epoch), planned
@@ -158,9 +170,9 @@ def fit(
             for left in reversed(range(len(pieces[number]))):
                 crop = Crop(*(tensor.to(how.device, non_blocking=True) for tensor in next(loaded)))
                 # Workers meet once a step, at the last piece.
-                with trained.no_sync() if isinstance(trained, DistributedDataParallel) and left else nullcontext():
+                with wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and left else nullcontext():
                     with how.autocast():
-                        losses = trained(crop, step / steps)
+                        losses = wrapped(crop, step / steps)
                     check_finite(losses, f"epoch {epoch + 1}, step {number + 1} of {len(plan)} (rate {rates[0]:g})")
                     share = len(crop.image) * context.world_size / len(batch)
                     (losses["total"] * share).backward()
