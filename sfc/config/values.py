@@ -14,7 +14,8 @@ from sfc.config import Config, Section, plugins
 from sfc.config.base import Content, Source
 
 
-def _marked(field: FieldInfo, kind: type) -> bool:
+def marked(field: FieldInfo, kind: type) -> bool:
+    """Whether a field has a mark, such as `Content`."""
     return any(isinstance(mark, kind) for mark in field.metadata)
 
 
@@ -60,9 +61,9 @@ def differing(section: Section, *, content: bool = False) -> dict[str, Any]:
                 result[key] = below
         elif value != default:
             plain = values[key]
-            if content and isinstance(value, str) and _marked(field, Content) and Path(value).exists():
+            if content and isinstance(value, str) and marked(field, Content) and Path(value).exists():
                 plain = content_digest(Path(value))
-            elif content and isinstance(value, str) and _marked(field, Source) and plugins.is_path(value):
+            elif content and isinstance(value, str) and marked(field, Source) and plugins.is_path(value):
                 plain = f"{value} {plugins.source_digest(value)}"
             result[key] = plain
     return result
@@ -99,12 +100,3 @@ def restrict(config: Config, names: Iterable[str]) -> Config:
         kept = carry(config, kept, name.split("."))
     assert isinstance(kept, Config)
     return kept
-
-
-def absolute_paths(config: Config) -> dict[str, str]:
-    """Settings that name an existing file or folder by a relative path, and the data's root: with absolute paths."""
-    changes = {"data.root": str(Path(config.data.root).absolute())}
-    for name, field, value in walk(config):
-        if isinstance(value, str) and _marked(field, Content) and Path(value).exists():
-            changes[name] = str(Path(value).absolute())
-    return changes
