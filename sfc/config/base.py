@@ -49,8 +49,8 @@ def _named_scales(value: object) -> object:
     if not isinstance(value, str):
         return tuple(value) if isinstance(value, list) else value  # after a validator, strict mode refuses a list
     if value not in SCALE_PRESETS:
-        known = ", ".join(SCALE_PRESETS)
-        raise PydanticCustomError("unknown_scales", "Input should be {known} or a list of factors", {"known": known})
+        names = ", ".join(SCALE_PRESETS)
+        raise PydanticCustomError("unknown_scales", "Input should be {names} or a list of factors", {"names": names})
     return SCALE_PRESETS[value]
 
 

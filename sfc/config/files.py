@@ -72,7 +72,7 @@ def find_file(name: str, folders: Sequence[Path]) -> Path:
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Address, str]]:
-    """The mapping in a file, and the place `file:line` of each of its entries.
+    """The mapping in a file, and `file:line` of each of its entries.
 
     Raises:
         UserError: not YAML, or not a mapping.
@@ -157,7 +157,7 @@ def setting_names(config: Config | None = None) -> list[str]:
 
 
 def nearest(name: str) -> str:
-    """`; did you mean ...?` with the nearest setting, or nothing."""
+    """`; did you mean ...?` with the nearest setting, or an empty text."""
     settings = setting_names() if "." in name else list(Config.model_fields)
     section, _, key = name.rpartition(".")
     same_key = [setting for setting in settings if setting.split(".")[-1] == key]

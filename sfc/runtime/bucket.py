@@ -94,7 +94,7 @@ class Bucket:
 
     def __init__(self, address: str) -> None:
         self.address = check_address(address)
-        options = aws_profile() if self.address.startswith("s3://") else {}
+        options: dict[str, Any] = aws_profile() if self.address.startswith("s3://") else {}
         with _explained(self.address):
             self._store: Any = from_url(self.address, **options, **CLIENT)
             next(iter(obstore.list(self._store)), None)  # reading an object does not tell a missing bucket

@@ -32,8 +32,7 @@ Groups = list[dict[str, Any]]
 
 
 def save(net: nn.Module, history: list[dict[str, float]], folder: Path) -> None:
-    """Write a trained network and its history into a stage's folder; the weights last, since their presence says
-    that the training is done."""
+    """Write a trained network and its history into a stage's folder; the weights last, which mean that it is done."""
     (folder / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
     partial = folder / f"{WEIGHTS}.partial"
     with partial.open("wb") as file:
@@ -90,7 +89,7 @@ def split_evenly(recipes: list[Recipe], size: int) -> list[list[Recipe]]:
 
 @dataclass(frozen=True)
 class Batches:
-    """What a training sees, epoch by epoch."""
+    """The data of a training, epoch by epoch."""
 
     crops: Crops
     """Makes a crop of a recipe."""
@@ -102,11 +101,8 @@ class Batches:
 
 
 def check_finite(losses: dict[str, Tensor], where: str) -> None:
-    """Wait for the device, since a run that goes on with NaN costs more.
-
-    Raises:
-        Diverged: the total is not finite; names the losses that are not.
-    """
+    """Raise Diverged with the losses that are not finite, if the total is not. It waits for the device, since a run
+    that goes on with NaN costs more."""
     if not torch.isfinite(losses["total"]):
         bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
         raise Diverged(
@@ -160,7 +156,13 @@ def fit(
         shares = [batch[context.rank :: context.world_size] for batch in plan]
         size = section.micro_batch or max(map(len, shares))
         pieces = [split_evenly(share, size) for share in shares]
-        loaded = iter(_loader(batches.crops, [piece for step in pieces for piece in step], context, how))
+        loader: DataLoader[Crop] = DataLoader(
+            batches.crops,
+            batch_sampler=[piece for step in pieces for piece in step],
+            num_workers=context.loader_workers,
+            pin_memory=how.device.type == "cuda",
+        )
+        loaded = iter(loader)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=how.device))
         begin, images = time.monotonic(), 0
         for number, batch in enumerate(plan):
@@ -192,13 +194,3 @@ def fit(
         state = {"epoch": epoch + 1, "history": history}
         context.report(metrics, state | {"model": model.state_dict(), "optimiser": sgd.state_dict()})
     return history
-
-
-def _loader(crops: Crops, pieces: list[list[Recipe]], context: Context, how: Numerics) -> DataLoader[Crop]:
-    """Crops in the order of the pieces, a batch a piece."""
-    return DataLoader(
-        crops,
-        batch_sampler=pieces,
-        num_workers=context.loader_workers,
-        pin_memory=how.device.type == "cuda",
-    )

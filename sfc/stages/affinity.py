@@ -27,13 +27,7 @@ from sfc.stages.spec import LABELS, Spec, Work
 
 
 class PairLoss(nn.Module):
-    """A training step of IRN.
-
-    Args:
-        net: the network; its parameters are this module's.
-        radius: pairs nearer than this are compared.
-        backbone: what the input looks like.
-    """
+    """A training step of IRN, which compares pairs of pixels nearer than `radius`."""
 
     def __init__(self, net: IRN, radius: int, backbone: Backbone) -> None:
         super().__init__()
@@ -47,7 +41,7 @@ class PairLoss(nn.Module):
 
 
 def _label_shard(indices: Sequence[int], work: Work) -> None:
-    """Write the labels that IRN learns from; those that exist are left alone."""
+    """Write the labels that IRN learns from."""
     section = work.settings.pseudo
     for _, name, path in work.missing(indices, LABELS, ".png"):
         keys, maps = work.image_maps(name)
@@ -57,7 +51,7 @@ def _label_shard(indices: Sequence[int], work: Work) -> None:
 
 @torch.no_grad()
 def mean_displacement(net: IRN, work: Work, how: Numerics) -> Tensor:
-    """(2,) float32: the mean over the split's images of each one's mean displacement."""
+    """Mean over the split's images of each one's mean displacement, (2,) float32."""
     net.train()  # the displacement as it is
     total = torch.zeros(2, device=how.device)
     for name in work.split.ids:
@@ -88,8 +82,8 @@ def train(context: Context, work: Work) -> None:
 
 
 def run(work: Work, engine: Engine) -> None:
-    """Write `labels/ID.png`, `model.pt` (state of an IRN) and `history.json`. Where the section names a network that
-    is trained already, that one is taken, and no label is made.
+    """Write `labels/ID.png`, `model.pt` (state of an IRN) and `history.json`; no labels where the section names a
+    trained network.
 
     Raises:
         UserError: the network that the section names does not fit the backbone.

@@ -24,7 +24,7 @@ def _load(folder: Path, backbone: Backbone, how: Numerics) -> IRN:
 
 @torch.inference_mode()
 def _shard(indices: Sequence[int], work: Work) -> None:
-    """Write the edges of some images, one file an image; those that exist are left alone."""
+    """Write the edges of some images."""
     section, backbone = work.settings.affinity, work.settings.backbone
     how = numerics(section.precision, default_device())
     net = _load(work.inputs["affinity"], backbone, how)

@@ -36,16 +36,7 @@ def _load(folder: Path, settings: Config, channels: int, how: Numerics) -> nn.Mo
 
 
 def predict(net: nn.Module, image_13HW: Tensor, section: Evaluation) -> Tensor:
-    """Mean class probabilities over scales and the mirror image.
-
-    Args:
-        net: in eval mode.
-        image_13HW: one normalised image.
-        section: scales and mirror.
-
-    Returns:
-        (K, H, W) float32.
-    """
+    """Mean class probabilities (K, H, W) float32 over scales and the mirror image, of a network in eval mode."""
     size = image_13HW.shape[-2:]
 
     def probabilities() -> Iterator[Tensor]:
@@ -105,7 +96,7 @@ def _count(indices: Sequence[int], folder: Path, data: Dataset, split: Split) ->
 
 
 def test_time(section: Evaluation) -> dict[str, Any]:
-    """What a number must say about its test time: scales and their preset, mirror, the CRF's preset and values."""
+    """The test time that is stored with a number: scales and their preset, mirror, the CRF's preset and values."""
     preset = next((name for name, scales in SCALE_PRESETS.items() if scales == section.scales), "custom")
     crf = {"name": section.crf} | (PRESETS[section.crf]._asdict() if section.crf != "none" else {})
     return {"scales": {"name": preset, "factors": list(section.scales)}, "mirror": section.mirror, "crf": crf}

@@ -27,29 +27,21 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def infer(method: Method, image_N3HW: Tensor, section: Cam) -> list[dict[str, Tensor]]:
-    """Maps at each scale, no mask and no label applied.
-
-    Args:
-        method: in eval mode.
-        image_N3HW: normalised images of one size.
-        section: scales and mirror.
-
-    Returns:
-        For each scale, maps (N, K, h, w) float32 by name.
-    """
-    size = (image_N3HW.shape[-2], image_N3HW.shape[-1])
+    """For each scale the maps (N, K, h, w) float32 by name of normalised images of one size, no mask and no label
+    applied; the method is in eval mode."""
     maps = []
     for scale in section.scales:
         view = image_N3HW
         if scale != 1:
-            view = torch.nn.functional.interpolate(view, scaled_size(size, scale), mode="bicubic", align_corners=False)
+            size = scaled_size((view.shape[-2], view.shape[-1]), scale)
+            view = torch.nn.functional.interpolate(view, size, mode="bicubic", align_corners=False)
         maps.append(method.maps(view, section))
     return maps
 
 
 @torch.inference_mode()
 def _infer_shard(indices: Sequence[int], work: Work) -> None:
-    """Write the maps of some images, one file an image; those that exist are left alone."""
+    """Write the maps of some images."""
     settings, split = work.settings, work.split
     how = numerics(settings.cam.precision, default_device())
     method = load_method(work.inputs["classifier"], settings.classifier, settings.backbone, work.training_set(), how)

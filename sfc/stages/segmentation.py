@@ -32,13 +32,7 @@ class PixelLoss(nn.Module):
 
 
 class Schedule:
-    """Batches of every epoch up to the configured end.
-
-    Args:
-        section: epochs or iterations, and the batch.
-        images: number of training images.
-        seed: start of the order.
-    """
+    """Batches of every epoch up to the configured end, in an order that starts from a seed."""
 
     def __init__(self, section: Segmentation, images: int, seed: int) -> None:
         self.section, self.images, self.seed = section, images, seed
@@ -52,11 +46,8 @@ class Schedule:
 
 
 def check_batch(section: Segmentation, split: Split, world_size: int, synchronised: bool) -> None:
-    """DeepLabV3's pooling branch normalises one number a channel and image, which takes two images.
-
-    Raises:
-        UserError: a worker would get fewer.
-    """
+    """Raise a UserError where a worker gets fewer than the two images that the batch norm in DeepLabV3's pooling branch
+    needs, since it normalises one number a channel and image."""
     images = min(section.batch, len(split)) // (1 if synchronised else world_size)
     if section.micro_batch:
         images //= math.ceil(images / section.micro_batch)

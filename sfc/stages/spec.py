@@ -24,7 +24,7 @@ LABELS, PREDICTIONS = "labels", "predictions"
 
 @dataclass(frozen=True)
 class Work:
-    """Everything that one run of a stage gets. What is not in here can't change an output."""
+    """Everything that a run of a stage gets, and so all that can change its output."""
 
     folder: Path
     """Where the output goes; it may hold what an interrupted run left."""
@@ -45,7 +45,7 @@ class Work:
         return counts
 
     def training_set(self) -> TrainingSet:
-        """What a method may know of the training images."""
+        """The part of the training images that a method may use."""
         section, classes = self.settings.classifier, self.data.classes
         resampled = resampling_term(len(self.train), section.batch, section.bank_images, len(classes))
         return TrainingSet(classes, tuple(self.counts.tolist()), resampled)
