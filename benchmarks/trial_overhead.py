@@ -11,10 +11,10 @@ import ray
 import torch
 from rich.console import Console
 
-from sfc.__main__ import set_up_logging
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import LocalEngine
 from sfc.runtime.store import Store
+from sfc.terminal import set_up_logging
 from tune import search
 from tune.cluster.connect import OBJECT_STORE
 from tune.space.space_file import load_space

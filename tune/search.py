@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfc.terminal import guarded
+from sfc.terminal import execute
 from tune.options import ClusterOptions, add_shared_options, cluster_options
 from tune.study.names import study_name
 
@@ -37,20 +37,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
-    options = parser().parse_intermixed_args(arguments)
-    options.words = list(sys.argv[1:] if arguments is None else arguments)
+    return execute(parser(), run, arguments)
 
-    def command() -> int:
-        import optuna
-        from rich.console import Console
 
-        from sfc.terminal import set_up_logging
+def run(options: argparse.Namespace) -> int:
+    """The command on parsed options; returns the exit code."""
+    import optuna
+    from rich.console import Console
 
-        set_up_logging()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        return search(options, Console())
-
-    return guarded(command)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return search(options, Console())
 
 
 def search(options: argparse.Namespace, console: Console, *, final: bool = True) -> int:

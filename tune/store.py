@@ -17,10 +17,10 @@ from rich.filesize import decimal
 from rich.prompt import Confirm
 from rich.table import Table
 
-from sfc.__main__ import guarded
 from sfc.errors import UserError
 from sfc.runtime.inventory import Item, inventory, referred, remove, store_folder
 from sfc.runtime.stores import store_address
+from sfc.terminal import execute
 from tune.options import results_folder
 from tune.study.storage import STORAGE, one_driver, storage_at
 from tune.study.study import name_of
@@ -156,24 +156,24 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def run(options: argparse.Namespace) -> int:
+    """The command on parsed options; returns the exit code."""
+    console = Console()
+    store = store_folder(options.store or options.results / "store")
+    with idle(options.results) if options.remove else nullcontext():
+        uses = {title: referred(store, folders) for title, folders in references(options.results).items()}
+        items = inventory(store)
+        show(console, store, items, uses)
+        if options.remove:
+            used = set().union(*uses.values())
+            unwanted = [item for item in items if item.kind != "output" or item.name not in used]
+            clean(console, unwanted, ask=not options.yes)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
-    options = parser().parse_args(arguments)
-
-    def command() -> int:
-        console = Console()
-        store = store_folder(options.store or options.results / "store")
-        with idle(options.results) if options.remove else nullcontext():
-            uses = {title: referred(store, folders) for title, folders in references(options.results).items()}
-            items = inventory(store)
-            show(console, store, items, uses)
-            if options.remove:
-                used = set().union(*uses.values())
-                unwanted = [item for item in items if item.kind != "output" or item.name not in used]
-                clean(console, unwanted, ask=not options.yes)
-        return 0
-
-    return guarded(command)
+    return execute(parser(), run, arguments)
 
 
 if __name__ == "__main__":

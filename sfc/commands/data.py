@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from sfc.commands.check import listed, print_counts
 from sfc.errors import UserError
-from sfc.terminal import guarded, set_up_logging
 
 YEARS = {"coco14": 2014, "coco17": 2017}
 
 
-def prepare(name: str, root: Path) -> None:
-    """Prepare the benchmark and print its counts.
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("name", choices=("voc", *YEARS))
+    parser.add_argument("--root", type=Path, required=True, help="folder with the official archives, extracted")
+    parser.add_argument("--download", action="store_true", help="first download and extract what is missing")
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command; returns the exit code.
 
     Raises:
         UserError: files are missing, or counts differ from the published ones.
@@ -22,6 +29,11 @@ def prepare(name: str, root: Path) -> None:
     from sfc.data import coco, voc
     from sfc.data.dataset import open_folder
 
+    name, root = options.name, options.root
+    if options.download:
+        from sfc.data.download import download
+
+        download(name, root)
     if name == "voc":
         folder = voc.prepare_voc(root)
         report = voc.verify_voc(folder, voc.PUBLISHED)
@@ -36,28 +48,4 @@ def prepare(name: str, root: Path) -> None:
             f"It can be used ({use}), but what is measured on it can't be compared with published numbers"
         )
     print(f"all counts are the published ones; to use it: {use}")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("name", choices=("voc", *YEARS))
-    parser.add_argument("--root", type=Path, required=True, help="folder with the official archives, extracted")
-    parser.add_argument("--download", action="store_true", help="first download and extract what is missing")
-    return parser
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    options = parser().parse_intermixed_args(words)
-
-    def command() -> int:
-        set_up_logging()
-        if options.download:
-            from sfc.data.download import download
-
-            download(options.name, options.root)
-        prepare(options.name, options.root)
-        return 0
-
-    return guarded(command)
+    return 0

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from sfc.terminal import guarded
-
-if TYPE_CHECKING:
-    from sfc.config import Config
 
 USES = {"sfc": "classifier.weights", "irn": "pseudo.method=irn affinity.weights"}
 """Settings that take the weights in the place of training, by the kind of network."""
 
 
-def import_checkpoint(file: Path, out: Path, config: Config | None) -> None:
-    """Check the checkpoint in `file` against the configuration's network, or the published one; write it to `out`.
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("file", type=Path, help="a checkpoint that the published code saved")
+    parser.add_argument("config", nargs="?", help="a YAML file, whose backbone and classes the checkpoint must fit")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings put over the file's")
+    parser.add_argument("--out", type=Path, help="file to write (results/imported/NAME.pt)")
+    return parser
+
+
+def run(options: argparse.Namespace) -> int:
+    """The command; returns the exit code. Without a configuration the checkpoint must fit the published network.
 
     Raises:
         UserError: not such a checkpoint, incomplete, or of another network.
     """
+    from sfc.config.files import load_config
+
+    config = load_config(options.config, options.overrides) if options.config else None
     import torch
 
     from sfc.data import open_dataset
@@ -30,6 +36,7 @@ def import_checkpoint(file: Path, out: Path, config: Config | None) -> None:
     from sfc.networks.backbone import build_backbone
     from sfc.refine.irn import IRN
 
+    file, out = options.file, options.out or Path("results", "imported", f"{options.file.stem}.pt")
     checkpoint = published.read_checkpoint(file, "import-checkpoint")
     if config is None:
         net = published.published_network(checkpoint)
@@ -43,28 +50,4 @@ def import_checkpoint(file: Path, out: Path, config: Config | None) -> None:
     count = f", {checkpoint.classes} classes" if checkpoint.classes else ""
     print(f"{file}: {published.TITLES[checkpoint.kind]}{count}, {len(checkpoint.state)} tensors, complete")
     print(f"written to {out}; to use it without training:\n  sfc run CONFIG {USES[checkpoint.kind]}={out}")
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path, help="a checkpoint that the published code saved")
-    parser.add_argument("config", nargs="?", help="a YAML file, whose backbone and classes the checkpoint must fit")
-    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="settings put over the file's")
-    parser.add_argument("--out", type=Path, help="file to write (results/imported/NAME.pt)")
-    return parser
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    options = parser().parse_intermixed_args(words)
-
-    def command() -> int:
-        from sfc.config.files import load_config
-
-        config = load_config(options.config, options.overrides) if options.config else None
-        out = options.out or Path("results", "imported", f"{options.file.stem}.pt")
-        import_checkpoint(options.file, out, config)
-        return 0
-
-    return guarded(command)
+    return 0

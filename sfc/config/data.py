@@ -4,23 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
 from sfc.config import plugins
-from sfc.config.base import Count, Section
+from sfc.config.base import Count, Section, one_of
 
 FORMATS = ("synthetic", "folder", "voc", "coco14", "coco17")
-
-
-def _format(value: str) -> str:
-    if value not in FORMATS and not plugins.is_path(value):
-        text = "Input should be {known}, or module:function for a format of your own"
-        raise PydanticCustomError("unknown_format", text, {"known": ", ".join(FORMATS)})
-    return value
-
-
-Format = Annotated[str, AfterValidator(_format)]
 
 
 class Synthetic(Section):
@@ -42,7 +31,7 @@ class Synthetic(Section):
 class Data(Section):
     """Where images, labels and masks come from."""
 
-    format: Format = "synthetic"
+    format: Annotated[str, one_of(FORMATS, "module:function", plugins.is_path)] = "synthetic"
     """`voc` (2012), `coco14` and `coco17` are the benchmarks that `sfc data` has prepared; `module:function` is a
     function of one's own that gets this section and returns a folder in VOC layout (a Path)."""
     root: str = "results/data"

@@ -12,7 +12,7 @@ from sfc.method.protocol import Method, TrainingSet
 from sfc.method.sfc import Sfc
 from sfc.networks.backbone import build_backbone
 from sfc.runtime.engine import Numerics
-from sfc.runtime.training import load
+from sfc.runtime.training import trained
 
 METHODS: dict[str, type[Method]] = {"sfc": Sfc, "cam": PlainCam}
 """Methods of this package that train a network."""
@@ -24,10 +24,10 @@ def method_class(name: str) -> type[Method]:
     Raises:
         UserError: there is none, or the class is no method.
     """
-    found = METHODS.get(name) or plugins.load(name)
-    if not (isinstance(found, type) and issubclass(found, Method)):
+    method = METHODS.get(name) or plugins.load(name)
+    if not (isinstance(method, type) and issubclass(method, Method)):
         raise UserError(f"classifier.method: {name} is no method: it must be a subclass of sfc.Method")
-    return found
+    return method
 
 
 def build_method(section: Classifier, backbone: Backbone, training: TrainingSet) -> Method:
@@ -38,7 +38,4 @@ def build_method(section: Classifier, backbone: Backbone, training: TrainingSet)
 @lru_cache(maxsize=1)
 def load_method(folder: Path, section: Classifier, backbone: Backbone, training: TrainingSet, how: Numerics) -> Method:
     """A trained method from its stage's folder, on its device, in eval mode; kept for the next shard."""
-    method = build_method(section, backbone.model_copy(update={"weights": None}), training)
-    method.load_state_dict(load(folder))
-    placed: Method = how.place(method).eval()
-    return placed
+    return trained(build_method(section, backbone.model_copy(update={"weights": None}), training), folder, how)

@@ -35,6 +35,12 @@ def by_shape(items: Iterable[tuple[Sequence[int], Item]], pixels: int) -> Iterat
     yield from waiting.values()
 
 
+def network_input(data: Dataset, name: str, backbone: Backbone, device: torch.device) -> Tensor:
+    """One image (1, 3, H, W) float32 as the backbone wants it."""
+    pixels = torch.from_numpy(np.asarray(data.image(name)).copy()).permute(2, 0, 1)[None]
+    return normalise(pixels.to(device), None, backbone.mean, backbone.std)
+
+
 def image_batches(
     indices: Iterable[int], data: Dataset, split: Split, backbone: Backbone, device: torch.device
 ) -> Iterator[tuple[list[int], Tensor]]:

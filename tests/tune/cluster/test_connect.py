@@ -64,7 +64,7 @@ def test_too_few_gpus_are_said_before_a_trial_starts(head: Head, tmp_path: Path)
 
 def ask(address: str | None, **environment: str) -> tuple[int, str]:
     """Connect in a process of its own: exit code and error output."""
-    code = "from sfc.__main__ import guarded; from tune.cluster.connect import connect\n"
+    code = "from sfc.terminal import guarded; from tune.cluster.connect import connect\n"
     code += f"exit(guarded(lambda: connect({address!r})))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment or None, capture_output=True, text=True, timeout=120
