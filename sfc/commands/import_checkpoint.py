@@ -22,26 +22,19 @@ def import_checkpoint(file: Path, out: Path, config: Config | None) -> None:
     Raises:
         UserError: not such a checkpoint, incomplete, or of another network.
     """
-    import torch
-
     from sfc.data import open_dataset
-    from sfc.method.network import SFCNet
     from sfc.networks import published_checkpoints as published
-    from sfc.networks.backbone import build_backbone
-    from sfc.refine.irn import IRN
 
     checkpoint = published.read_checkpoint(file, "import-checkpoint")
     if config is None:
-        net = published.published_network(checkpoint)
+        net = published.network_for(checkpoint)
     else:
         backbone = config.backbone.model_copy(update={"weights": None})
-        with torch.device("meta"):
-            classes = len(open_dataset(config.data).classes)
-            net = IRN(backbone) if checkpoint.kind == "irn" else SFCNet(build_backbone(backbone), classes)
-    published.check_fit(checkpoint, net, file, "import-checkpoint")
+        net = published.network_for(checkpoint, backbone, len(open_dataset(config.data).classes))
+    published.check_network(checkpoint, net, file, "import-checkpoint")
     published.write(checkpoint.state, out)
     count = f", {checkpoint.classes} classes" if checkpoint.classes else ""
-    print(f"{file}: {published.TITLES[checkpoint.kind]}{count}, {len(checkpoint.state)} tensors, complete")
+    print(f"{file}: {checkpoint.title}{count}, {len(checkpoint.state)} tensors, complete")
     print(f"written to {out}; to use it without training:\n  sfc run CONFIG {USES[checkpoint.kind]}={out}")
 
 
