@@ -107,8 +107,8 @@ def class_bars(path: Path, iou: dict[str, list[float]], classes: Sequence[str], 
 
 
 def curves(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """A PNG of losses by epoch (`sfc.runtime.training.fit`), each in its own panel since their sizes differ; no file for
-    a network trained elsewhere, which has no history."""
+    """A PNG of losses by epoch, from `fit`, each in its own panel since their sizes differ; no file for a network that
+    was trained elsewhere and has no history."""
     if not history:
         return
     names = [name for name in history[0] if name not in ("epoch", "images_per_second")]

@@ -20,6 +20,7 @@ def prepare(name: str, root: Path) -> None:
         UserError: files are missing, or counts differ from the published ones.
     """
     from sfc.data import coco, voc
+    from sfc.data.check import compare
     from sfc.data.dataset import open_folder
 
     if name == "voc":
@@ -27,7 +28,7 @@ def prepare(name: str, root: Path) -> None:
         report = voc.verify_voc(folder, voc.PUBLISHED)
     else:
         folder = coco.prepare_coco(root, YEARS[name])
-        report = coco.verify_coco(folder, coco.PUBLISHED[YEARS[name]])
+        report = compare(folder, coco.PUBLISHED[YEARS[name]])
     print_counts(open_folder(folder), report.counts, {"images": report.images})
     use = f"data.format={name} data.root={root}"
     if report.problems:

@@ -9,7 +9,7 @@ import numpy as np
 
 from sfc.config import Data
 from sfc.data.dataset import Dataset, open_folder
-from sfc.data.images import find_image
+from sfc.data.images import IMAGES, find_image
 from sfc.errors import UserError
 
 
@@ -76,7 +76,7 @@ def compare(folder: Path, published: PublishedCounts) -> Report:
         if len(ids) != expected:
             report.problems.append(f"split {split}: {len(ids):,} images, published: {expected:,}")
         for kind, missing in (
-            ("images", [name for name in ids if find_image(data.root / "JPEGImages", name) is None]),
+            ("images", [name for name in ids if find_image(data.root / IMAGES, name) is None]),
             ("masks", [name for name in ids if not data.mask_path(name).is_file()]),
         ):
             if missing:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from sfc.data.images import MASKS
 from sfc.errors import UserError
 from sfc.runtime.locks import locked
 
-IMAGES, MASKS = "JPEGImages", "SegmentationClass"
 MADE_FROM = "made_from.json"
 
 
