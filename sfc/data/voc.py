@@ -133,9 +133,8 @@ def verify_voc(folder: Path, published: PublishedCounts) -> Report:
     """`compare`, with a further line if objects marked difficult explain why counts of classes differ."""
     report, data = compare(folder, published), open_folder(folder)
     for split, expected in published.with_class.items():
-        if split not in report.counts or expected == dict(
-            zip(data.classes, report.counts[split].tolist(), strict=True)
-        ):
+        counted = report.counts.get(split)
+        if counted is None or expected == dict(zip(data.classes, counted.tolist(), strict=True)):
             continue
         counts = dict.fromkeys(data.classes, 0)
         for name in data.ids(split):

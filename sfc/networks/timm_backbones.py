@@ -37,7 +37,8 @@ class TimmBackbone(Backbone):
     def __init__(self, network: Any, frozen_stages: int, freeze_norm: bool) -> None:
         super().__init__(freeze_norm)
         self.network = network
-        patches, blocks = getattr(network, "patch_embed", None), getattr(network, "blocks", None)
+        patches: Any = getattr(network, "patch_embed", None)
+        blocks: Any = getattr(network, "blocks", None)
         # a transformer's four groups of blocks, of 12: the maps after blocks 2, 5, 8 and 11
         flat = patches is not None and blocks is not None
         self.indices: int | list[int] = [len(blocks) * i // 4 - 1 for i in range(1, 5)] if flat else 4
