@@ -27,6 +27,7 @@ def run(options: argparse.Namespace) -> int:
         UserError: files are missing, or counts differ from the published ones.
     """
     from sfc.data import coco, voc
+    from sfc.data.check import compare
     from sfc.data.dataset import open_folder
 
     name, root = options.name, options.root
@@ -39,7 +40,7 @@ def run(options: argparse.Namespace) -> int:
         report = voc.verify_voc(folder, voc.PUBLISHED)
     else:
         folder = coco.prepare_coco(root, YEARS[name])
-        report = coco.verify_coco(folder, coco.PUBLISHED[YEARS[name]])
+        report = compare(folder, coco.PUBLISHED[YEARS[name]])
     print_counts(open_folder(folder), report.counts, {"images": report.images})
     use = f"data.format={name} data.root={root}"
     if report.problems:

@@ -28,26 +28,19 @@ def run(options: argparse.Namespace) -> int:
     from sfc.config.files import load_config
 
     config = load_config(options.config, options.overrides) if options.config else None
-    import torch
-
     from sfc.data import open_dataset
-    from sfc.method.network import SFCNet
     from sfc.networks import published_checkpoints as published
-    from sfc.networks.backbone import build_backbone
-    from sfc.refine.irn import IRN
 
     file, out = options.file, options.out or Path("results", "imported", f"{options.file.stem}.pt")
     checkpoint = published.read_checkpoint(file, "import-checkpoint")
     if config is None:
-        net = published.published_network(checkpoint)
+        net = published.network_for(checkpoint)
     else:
         backbone = config.backbone.model_copy(update={"weights": None})
-        with torch.device("meta"):
-            classes = len(open_dataset(config.data).classes)
-            net = IRN(backbone) if checkpoint.kind == "irn" else SFCNet(build_backbone(backbone), classes)
-    published.check_fit(checkpoint, net, file, "import-checkpoint")
+        net = published.network_for(checkpoint, backbone, len(open_dataset(config.data).classes))
+    published.check_network(checkpoint, net, file, "import-checkpoint")
     published.write(checkpoint.state, out)
     count = f", {checkpoint.classes} classes" if checkpoint.classes else ""
-    print(f"{file}: {published.TITLES[checkpoint.kind]}{count}, {len(checkpoint.state)} tensors, complete")
+    print(f"{file}: {checkpoint.title}{count}, {len(checkpoint.state)} tensors, complete")
     print(f"written to {out}; to use it without training:\n  sfc run CONFIG {USES[checkpoint.kind]}={out}")
     return 0

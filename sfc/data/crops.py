@@ -1,4 +1,4 @@
-"""Training crops: augmentation from a seed that names (run, epoch, image), so that a crop can be made again."""
+"""Training crops: augmentation from a seed made of run, epoch and image, so that a crop can be made again."""
 
 from __future__ import annotations
 
@@ -37,14 +37,9 @@ def placement(length: int, crop: int, rng: np.random.Generator) -> tuple[int, in
 
 
 def make_crop(
-    image: Image.Image,
-    mask: np.ndarray | None,
-    crop: int,
-    scale: float,
-    flip: bool,
-    rng: np.random.Generator,
+    image: Image.Image, mask: np.ndarray | None, crop: int, scale: float, flip: bool, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray | None, list[int]]:
-    """Resize by `scale`, mirror where `flip`, put at random into a canvas of crop x crop.
+    """Resize by `scale`, mirror if `flip`, put at random into a canvas of crop x crop.
 
     Returns:
         Image (S, S, 3) uint8, mask (S, S) uint8 or None, box [top, bottom, left, right].
@@ -66,12 +61,11 @@ def make_crop(
     return canvas, target, [cy, cy + h, cx, cx + w]
 
 
-class Crops(TorchDataset):
+class Crops(TorchDataset[Crop]):
     """Crops by recipe, for a DataLoader whose batch sampler gives recipes.
 
     Args:
-        data: the data set.
-        split: the split to train on.
+        data, split: the images to train on.
         crop: S, side of the canvas.
         resize_long: range of the long side's length, or None.
         resize: range of a random factor, or None.
@@ -122,8 +116,7 @@ class Crops(TorchDataset):
 
 def normalise(image_N3HW: Tensor, box_N4: Tensor | None, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 RGB to the backbone's input, float32; outside the box 0, which is the mean colour."""
-    mean_ = torch.tensor(mean, device=image_N3HW.device)[:, None, None]
-    std_ = torch.tensor(std, device=image_N3HW.device)[:, None, None]
+    mean_, std_ = (torch.tensor(value, device=image_N3HW.device)[:, None, None] for value in (mean, std))
     image = (image_N3HW.float() / 255 - mean_) / std_
     if box_N4 is None:
         return image

@@ -204,7 +204,7 @@ def draw(folder: Path, pipeline: Pipeline, iou: dict[str, list[float | None]]) -
     for split, folders in predictions.items():
         names = pipeline.split(split).ids[:FIGURE_IMAGES]
         maps = pipeline.output("maps", split)
-        plots.maps_figure(folder / f"maps_{split}.png", data, names, maps, config.pseudo, folders)
+        plots.maps_grid(folder / f"maps_{split}.png", data, names, {"": (maps, config.pseudo)}, folders)
     bars = {name: [math.nan if value is None else value for value in values] for name, values in iou.items()}
     plots.class_bars(folder / "classes.png", bars, data.classes, pipeline.train.labels.sum(0).tolist())
     for stage in ("classifier", "segmentation"):

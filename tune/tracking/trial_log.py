@@ -144,7 +144,7 @@ class TrialLogger(Callback):
             return
         with tempfile.TemporaryDirectory() as name:
             section = self.space.config(values_of(trial)).pseudo
-            plots.maps_figure(Path(name, "maps.png"), self.data, self.pictured, maps, section)
+            plots.maps_grid(Path(name, "maps.png"), self.data, self.pictured, {"": (maps, section)})
             plots.curves(Path(name, "losses.png"), trial.user_attrs["history"])
             self.tracker.files(run, Path(name), "figures")
 
