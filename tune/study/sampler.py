@@ -28,11 +28,7 @@ class SpaceSampler(optuna.samplers.TPESampler):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             super().__init__(
-                seed=seed,
-                multivariate=True,
-                constant_liar=True,
-                n_startup_trials=6,
-                warn_independent_sampling=False,
+                seed=seed, multivariate=True, constant_liar=True, n_startup_trials=6, warn_independent_sampling=False
             )
         self.groups: dict[str, dict[str, BaseDistribution]] = {}
         for name, parameter in sorted(parameters.items()):
