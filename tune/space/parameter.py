@@ -22,7 +22,7 @@ class Parameter(Section):
     log_uniform: tuple[Positive, Positive] | None = None
     integer: tuple[int, int] | None = Field(None, alias="int")
     choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
-    when: Annotated[dict[str, Any], Field(default_factory=dict)]
+    when: dict[str, Any] = Field(default_factory=dict)
     """Other parameters and the value (or the list of values) at which this one is searched."""
 
     def _kinds(self) -> dict[str, tuple[Any, ...]]:

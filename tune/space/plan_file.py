@@ -31,7 +31,7 @@ class Arm(Section):
     """One row: settings over the base, or over the best trial of the study."""
 
     tuned: bool = False
-    set: Annotated[Settings, Field(default_factory=dict)]
+    set: Settings = Field(default_factory=dict)
 
 
 class PlanFile(Section):

@@ -86,7 +86,7 @@ class Final(Section):
     top: Count = 4
     seeds: Count = 1
     """The base's and those after it. The trial with the best mean objective over them is the one that is kept."""
-    set: Annotated[dict[str, Any], Field(default_factory=dict)]
+    set: dict[str, Any] = Field(default_factory=dict)
     """Settings of the final run alone, such as longer training."""
 
 

@@ -69,6 +69,5 @@ def preview(pipeline: Pipeline, objective: Objective, state: dict[str, Any]) -> 
         return float(pipeline.preview(state["model"], "proxy", select)[objective.metric.partition("/")[2]])
     if not select.has_masks and not objective.needs_masks:
         return None
-    return float(
-        pipeline.preview(state["model"], "seed", select if select.has_masks else pipeline.train)["best"]["miou"]
-    )
+    split = select if select.has_masks else pipeline.train
+    return float(pipeline.preview(state["model"], "seed", split)["best"]["miou"])

@@ -58,13 +58,8 @@ def deadline_of(limit: str | None) -> float:
 
 
 def job_of(space: Space, cluster: ClusterOptions, workers: int, gpus: float) -> Job:
-    """What all trials share, on the Ray that this process is connected to.
-
-    Args:
-        space: searched.
-        cluster: results folder and store, and the workers of the final's trainings.
-        workers: of each trial's training.
-        gpus: of each trial.
+    """What all trials share, on the Ray that this process is connected to: `workers` for each trial's training, `gpus`
+    for each trial.
 
     Raises:
         UserError: the cluster holds no such trial or final, or a node lacks the code, the data or a folder.

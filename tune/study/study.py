@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,8 @@ from tune.space.sections import Objective, SpaceFile
 from tune.space.space_file import Space
 from tune.study.edit import check_choices, differences, edits
 from tune.study.names import name_from
-from tune.study.sampler import SpaceSampler
 from tune.study.storage import STORAGE, storage_at
 
-COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 QUEUED = "queued"
 """User attribute of a trial that did not come from the sampler: the settings with which it was put in the queue."""
 
@@ -90,8 +89,19 @@ def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, li
         if all(trial.user_attrs.get(QUEUED) != point for trial in queued):
             study.enqueue_trial(point, user_attrs={QUEUED: point})
     # With the same seed again, a continued study would draw what it drew at first.
-    study.sampler = SpaceSampler(space.outer, space.file.budget.seed + drawn)
+    study.sampler = tpe(space.file.budget.seed + drawn)
     return study, lines
+
+
+def tpe(seed: int) -> optuna.samplers.TPESampler:
+    """The sampler of both levels of a search. It models together the parameters that every trial has in one range, and
+    each other one by itself: those under a condition, and those whose range was edited. With Optuna's `group=True` a
+    search would stay in the range that the study's first trials had."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, constant_liar=True, n_startup_trials=6, warn_independent_sampling=False
+        )
 
 
 def _check(study: optuna.Study, space: Space) -> list[str]:
@@ -128,8 +138,8 @@ def _check(study: optuna.Study, space: Space) -> list[str]:
 
 
 def repair(study: optuna.Study) -> None:
-    """Mark what a driver left running as failed, and put it in the queue again. Killed in the middle of this, it is
-    done once all the same: a trial is in the queue before it is marked."""
+    """Mark what a driver left running as failed, and put it in the queue again; before, so that a driver killed in the
+    middle of this loses nothing and repeats nothing."""
     again = {t.user_attrs.get("again") for t in study.get_trials(deepcopy=False)}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if "outcome" in trial.user_attrs:  # its driver died just before it told Optuna
@@ -165,19 +175,12 @@ def values_of(trial: FrozenTrial) -> dict[str, Value]:
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that used up budget: in full, stopped early, or failed for a reason of their own."""
-    return [
-        t
-        for t in study.get_trials(deepcopy=False)
-        if t.state in COUNTED or (t.state == TrialState.FAIL and "reason" in t.user_attrs)
-    ]
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    return [t for t in trials if t.state != TrialState.FAIL or "reason" in t.user_attrs]
 
 
 def complete(study: optuna.Study, done: list[FrozenTrial] | None = None) -> list[FrozenTrial]:
-    """Trials that ran in full, best first; only they are ranked.
-
-    Args:
-        done: `counted(study)`, where it is at hand.
-    """
+    """Trials that ran in full, best first; only they are ranked. `done`: `counted(study)`, where it is at hand."""
     trials = counted(study) if done is None else done
     full = [t for t in trials if t.state == TrialState.COMPLETE]
     return sorted(full, key=lambda t: -(t.value or 0.0))
@@ -204,10 +207,9 @@ def best_config(study: optuna.Study) -> Config:
     ranked = complete(study)
     if not ranked:
         raise UserError(f"the study {name_of(study)} has no trial that ran in full, so there is no best one")
-    changes: dict[str, Any] = values_of(ranked[0])
-    if sweeps(study):
-        changes["pseudo.threshold"] = ranked[0].user_attrs["metrics"]["seed/best_threshold"]
-    return change_config(base_of(study), changes)
+    best = ranked[0]
+    threshold = {"pseudo.threshold": best.user_attrs["metrics"]["seed/best_threshold"]} if sweeps(study) else {}
+    return change_config(base_of(study), values_of(best) | threshold)
 
 
 def published(

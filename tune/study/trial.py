@@ -21,7 +21,7 @@ from tune.cluster.ray_engine import RayEngine, hang_guard
 from tune.space.parameter import Value
 from tune.space.space_file import Space
 from tune.study.objective import everything, masks_of_plugin, measure, preview
-from tune.study.sampler import SpaceSampler
+from tune.study.study import tpe
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ def search_inner(pipeline: Pipeline, space: Space, chosen: dict[str, Value], num
         UserError, Diverged: as `measure`.
     """
     objective = space.file.objective
-    sampler = SpaceSampler({n: space.file.parameters[n] for n in space.inner}, space.file.budget.seed + number)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study = optuna.create_study(direction="maximize", sampler=tpe(space.file.budget.seed + number))
     for point in space.inner_points(chosen):
         study.enqueue_trial(point)
     tried: list[dict[str, Any]] = []
