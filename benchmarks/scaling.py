@@ -141,7 +141,7 @@ def from_store(store: Store, config: Config) -> dict[str, float]:
     are in its training, the CRF in the prediction."""
     found = {}
     for stage in ("classifier", "cam", "seed", "affinity", "edge", "pseudo", "segmentation", "evaluation"):
-        if seen := sorted(m.seconds for m in measured(store, stage)):
+        if seen := sorted(seconds for seconds, _ in measured(store, stage)):
             found[stage] = seen[len(seen) // 2]
     if "classifier" in found:
         section = config.classifier

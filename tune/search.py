@@ -51,12 +51,11 @@ def run(options: argparse.Namespace) -> int:
 
 def search(options: argparse.Namespace, console: Console, *, final: bool = True) -> int:
     """The whole command; without `final` it ends after the trials. Returns the exit code."""
-    from sfc.runtime.engine import available_cpus
     from tune.cluster.connect import connect
     from tune.space.space_file import load_space
     from tune.study import steps
     from tune.study.dry_run import show_plan
-    from tune.study.progress import Progress, show_edits
+    from tune.study.progress import Progress, show_study
     from tune.study.run import run_trials
     from tune.study.storage import one_driver
     from tune.study.study import complete, counted, default_name, open_study
@@ -69,13 +68,14 @@ def search(options: argparse.Namespace, console: Console, *, final: bool = True)
     space, pipeline = steps.open_data(space, cluster.store)
     name = options.study or default_name(space, Path(options.space).stem)
     if options.dry_run:
-        existing = steps.existing_study(name, cluster.results)
-        show_plan(console, space, name, pipeline, existing, available_cpus())
+        show_plan(console, space, name, pipeline, cluster.results)
         return 0
 
     with one_driver(cluster.results / "studies" / f"{name}.lock"):
         study, edits = open_study(name, space, cluster.results)
-        show_edits(console, edits, len(counted(study)))
+        if edits:
+            text = f"the space file was edited; the study goes on, its {len(counted(study))} trials count:"
+            console.out("\n  ".join([text, *edits]), highlight=False)
         connect(cluster.address)
         job = steps.job_of(space, cluster, options.workers_per_trial, options.gpus_per_trial)
         tracker = Tracker(tracking_uri(cluster.results), cluster.results)
@@ -92,7 +92,7 @@ def search(options: argparse.Namespace, console: Console, *, final: bool = True)
         over = time.monotonic() > deadline
         if len(counted(study)) < budget and not over:
             raise KeyboardInterrupt  # Ray Tune caught it and ended the trials
-        steps.show_trials(console, study, space, over)
+        show_study(console, study, space, over)
         if not complete(study):
             tracker.end(run, failed=True)
             return 1
