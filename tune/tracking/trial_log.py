@@ -28,8 +28,7 @@ FIGURE_IMAGES = 4
 class TrialLogger(Callback):
     """Tune's callback that keeps one MLflow run a trial, and one below it for each inner trial.
 
-    The results of a finished trial are read from the study, so that a run which a killed driver left unfinished can be
-    finished later (`catch_up`).
+    Results come from the study, so that `catch_up` finishes the runs which a killed driver left unfinished.
 
     Args:
         tracker: writes.
@@ -79,11 +78,6 @@ class TrialLogger(Callback):
             self.waiting.popleft().result()
         self.waiting.append(self.writer.submit(write, *arguments))
 
-    def wait(self) -> None:
-        """Return when all is written; raises what a write raised."""
-        while self.waiting:
-            self.waiting.popleft().result()
-
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._later(self._begin, trial.trial_id, trial.config)
 
@@ -117,17 +111,15 @@ class TrialLogger(Callback):
         """Write the results of a finished trial from the study; its own run is marked last."""
         self._inner(trial, run)
         self._figures(trial, run)
-        results, reason = trial.user_attrs, ""
-        if trial.state == TrialState.FAIL:
-            reason = results.get("reason", "interrupted; the same settings were tried again")
-        seen = masks_seen(results.get("supervision", {})) if not reason else {}
+        results, failed = trial.user_attrs, trial.state == TrialState.FAIL
+        seen = {} if failed else masks_seen(results.get("supervision", {}))
         self.tracker.finish(
             run,
             params=values_of(trial),
             metrics={"epochs": float(results.get("epoch", 0)), **results.get("metrics", {})},
             history=results.get("history", []),
             tags={"sfc.complete": str(trial.state == TrialState.COMPLETE)} | seen,
-            failed=reason,
+            failed=results.get("reason", "interrupted; the same settings were tried again") if failed else "",
         )
 
     def _inner(self, trial: FrozenTrial, run: str) -> None:
@@ -150,7 +142,7 @@ class TrialLogger(Callback):
 
     def catch_up(self) -> None:
         """Finish the runs of trials that ended while no driver was running."""
-        self.wait()
+        self._wait()
         self.existing = self._existing()
         for trial in self.study.get_trials(deepcopy=False):
             run = self.existing.get(trial.number)
@@ -162,5 +154,10 @@ class TrialLogger(Callback):
 
     def finish(self) -> None:
         """Write the last and end."""
-        self.wait()
+        self._wait()
         self.writer.shutdown()
+
+    def _wait(self) -> None:
+        """Return when all is written; raises what a write raised."""
+        while self.waiting:
+            self.waiting.popleft().result()
