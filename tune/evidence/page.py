@@ -113,7 +113,9 @@ def ablations(e: Evidence) -> list[dict[str, Any]]:
         about = file.with_name("numbers.json")
         origin = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
         if origin.get("study") in (None, e.study.study_name):
-            tokens = markdown.parse(file.read_text(encoding="utf-8"))[3:]  # the page has a heading for each file
+            tokens = markdown.parse(file.read_text(encoding="utf-8"))
+            if tokens and tokens[0].type == "heading_open":  # the page has a heading for each file
+                tokens = tokens[3:]
             for token in tokens:
                 if token.type.startswith("heading_"):
                     token.tag = f"h{min(6, int(token.tag[1]) + 2)}"

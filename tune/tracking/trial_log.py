@@ -19,7 +19,7 @@ from sfc import plots
 from sfc.data import Dataset
 from sfc.runtime.store import Store
 from tune.space.space_file import Space
-from tune.study.study import name_of, values_of
+from tune.study.study import values_of
 from tune.tracking.tracker import LOGGED, Tracker, masks_seen
 
 FIGURE_IMAGES = 4
@@ -55,15 +55,15 @@ class TrialLogger(Callback):
 
     def _existing(self) -> dict[int, Run]:
         """The runs that MLflow has now of the study's trials, by number."""
-        condition = f"tags.`sfc.study` = '{name_of(self.study)}' and tags.`sfc.kind` = 'trial'"
+        condition = f"tags.`sfc.study` = '{self.study.study_name}' and tags.`sfc.kind` = 'trial'"
         return {int(run.data.tags["sfc.trial"]): run for run in self.tracker.all(condition)}
 
     def _start(self, number: int, inner: int | None = None, parent: str = "") -> str:
         """The id of the run of a trial, or of one of its inner trials."""
-        study, kind = name_of(self.study), "trial" if inner is None else "inner"
-        key, name = f"{study}/{number}", f"trial {number:03d}"
+        study = self.study.study_name
+        kind, key, name = "trial", f"{study}/{number}", f"trial {number:03d}"
         if inner is not None:
-            key, name = f"{key}/{inner}", f"{name}.{inner:02d}"
+            kind, key, name = "inner", f"{key}/{inner}", f"{name}.{inner:02d}"
         return self.tracker.start(
             key,
             f"{name} {study}",  # tables cut names at their end
