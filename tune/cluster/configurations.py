@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -79,14 +79,13 @@ def _task(config: Config, store: StoreAddress, cpus: int, goal: Goal) -> Run:
 
 
 def with_local_folders(run: Run, store: Store) -> Run:
-    """A run with the paths that its folders have on this machine, wherever it ran."""
+    """A run with the paths that its folders have on this machine."""
     folders = {name: str(store.local(Path(path))) for name, path in run.get("folders", {}).items()}
     return run | {"folders": folders} if folders else run
 
 
 def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> Iterator[tuple[int, Run]]:
-    """Take many configurations through the stages in their order, as many at a time as the cluster holds; what the
-    store has is not done again.
+    """Take many configurations through the stages in their order, as many at a time as the cluster holds.
 
     With one worker each runs in one Ray task, which starts again where a process was killed. With more, each training
     is Ray Train's on so many workers, and the other stages are spread over the cluster.
@@ -115,8 +114,6 @@ def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> I
         return
     engine = RayEngine(cluster.workers, cluster.results, beside=at_once)
     with ThreadPoolExecutor(at_once) as pool:  # each thread waits for Ray, which does the work
-        futures: dict[Future[Run], int] = {
-            pool.submit(run_config, config, cluster.store, engine, goal): i for i, config in enumerate(configs)
-        }
+        futures = {pool.submit(run_config, config, cluster.store, engine, goal): i for i, config in enumerate(configs)}
         for done in as_completed(futures):
             yield futures[done], with_local_folders(done.result(), store)

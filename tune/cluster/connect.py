@@ -26,11 +26,10 @@ TIME_LIMIT = 10.0
 
 
 def connect(address: str | None = None) -> None:
-    """Connect this process to Ray, if it is not yet; without an address to a Ray that is started here and ends with
-    this process.
+    """Connect this process to Ray, unless it is connected.
 
     Args:
-        address: `HOST:PORT`, `auto` or `ray://...`; None: RAY_ADDRESS.
+        address: `HOST:PORT`, `auto` or `ray://...`; None: RAY_ADDRESS, else a Ray of this process's own.
 
     Raises:
         UserError: no Ray answers at the address, or it refuses our token.
@@ -61,11 +60,7 @@ def connect(address: str | None = None) -> None:
 
 
 def _check_port(address: str) -> None:
-    """Open and close a connection to an address `HOST:PORT`; other addresses are left to Ray.
-
-    Raises:
-        OSError: nothing listens there within TIME_LIMIT seconds.
-    """
+    """Raise OSError where nothing listens at an address `HOST:PORT`; other addresses are left to Ray."""
     parts = re.fullmatch(r"\[?(?P<host>[^/\[\]]+)\]?:(?P<port>\d+)", address)
     if parts is None:
         return
@@ -130,11 +125,7 @@ def code() -> dict[str, str]:
 
 
 def slots(cpus: float, gpus: float) -> int:
-    """How many trials the cluster holds at once.
-
-    Args:
-        cpus: of each trial.
-        gpus: of each trial.
+    """How many trials of so many CPUs and GPUs the cluster holds at once.
 
     Raises:
         UserError: it does not hold one; says what it has.
