@@ -106,15 +106,15 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Address, str]]:
             walk(child, (*address, key))
 
     walk(node, ())
-    _allow_named(value)
+    allow_named(value)
     return value, places
 
 
-def _allow_named(value: Any) -> None:
+def allow_named(value: Any) -> None:
     """Let this process import the code that the user's own file or command line names as `module:name`."""
     if isinstance(value, dict | list):
         for item in value.values() if isinstance(value, dict) else value:
-            _allow_named(item)
+            allow_named(item)
     elif isinstance(value, str) and plugins.is_path(value):
         plugins.allow(value)
 
@@ -259,7 +259,7 @@ def apply_overrides(
     change: dict[str, Any] = {}
     for word in words:
         address, value = parse_override(word)
-        _allow_named(value)
+        allow_named(value)
         change, places = merge(change, nest(address, value)), places | {address: f"command line, {word}"}
     return merge_settings(values, change), places
 
