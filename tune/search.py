@@ -66,7 +66,7 @@ def search(options: argparse.Namespace, console: Console, *, final: bool = True)
     deadline = steps.deadline_of(options.time or space.file.budget.time)
     cluster = cluster_options(options)
     space, pipeline = steps.open_data(space, cluster.store)
-    name = options.study or default_name(space, Path(options.space).stem)
+    name = options.study = options.study or default_name(space, Path(options.space).stem)
     if options.dry_run:
         show_plan(console, space, name, pipeline, cluster.results)
         return 0

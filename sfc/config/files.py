@@ -105,17 +105,17 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Address, str]]:
 
     if node is not None:
         visit(node, ())
-    _allow_named(value)
+    allow_named(value)
     return value, places
 
 
-def _allow_named(value: Any) -> None:
+def allow_named(value: Any) -> None:
     """Let this process import the code that the user's own file or command line names as `module:name`."""
     if isinstance(value, dict):
         value = list(value.values())
     if isinstance(value, list):
         for item in value:
-            _allow_named(item)
+            allow_named(item)
     elif isinstance(value, str) and plugins.is_path(value):
         plugins.allow(value)
 
@@ -256,7 +256,7 @@ def apply_overrides(
     change: dict[str, Any] = {}
     for word in words:
         name, value = parse_override(word)
-        _allow_named(value)
+        allow_named(value)
         change = merge(change, nested({name: value}))
         places = places | {tuple(name.split(".")): f"command line, {word}"}
     return merge_settings(values, change), places

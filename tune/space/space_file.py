@@ -164,16 +164,16 @@ class _Checks:
     def _parameter(self, name: str, above: list[str], fixed: set[str]) -> Iterator[str]:
         file, place = self.entries.file, self.entries.at("parameters", name)
         parameter, metric = file.parameters[name], file.objective.metric
-        method = parameter.when.get("classifier.method") if name.startswith("classifier.options.") else None
-        method = method[0] if isinstance(method, list) else method
-        context = {"classifier.method": method} if method else {}
-        if name not in setting_names(change_config(self.base, context)) or name.startswith("data."):
-            yield f"{place}: unknown parameter {name}{nearest(name)}"
-            return
+        contexts = self._methods(parameter) if name.startswith("classifier.options.") else [{}]
+        for context in contexts:
+            if name not in setting_names(change_config(self.base, context)) or name.startswith("data."):
+                of = f" of the method {context['classifier.method']}" if len(contexts) > 1 else ""
+                yield f"{place}: unknown parameter {name}{of}{nearest(name)}"
+                return
         if name in fixed:
             yield f"{place}: {name} is searched, so it can't be fixed on the command line too"
         for value in parameter.values():
-            yield from self._change({**context, name: value}, place)
+            yield from self._change({**contexts[0], name: value}, place)
         for other in parameter.when:
             if other not in above:
                 yield f"{place}: `when` names {other}, which is not a parameter above it"
@@ -181,6 +181,14 @@ class _Checks:
                 yield f"{place}: `when` names {other}, which belongs to a later stage and is chosen after {name}"
         if name == "pseudo.threshold" and metric.startswith("proxy/"):
             yield f"{place}: {name} can't be searched by {metric}: maps agree most where all is background"
+
+    def _methods(self, parameter: Parameter) -> list[dict[str, Any]]:
+        """Changes of the base's method under which an option is searched; an empty one where it stays."""
+        searched = self.entries.file.parameters.get("classifier.method")
+        methods = parameter.when.get("classifier.method", searched.values() if searched else None)
+        if methods is None:
+            return [{}]
+        return [{"classifier.method": method} for method in (methods if isinstance(methods, list) else [methods])]
 
     def _point(self, title: str, point: dict[str, Value], place: str) -> Iterator[str]:
         active: dict[str, Value] = {}

@@ -11,7 +11,7 @@ import optuna
 import ray.tune
 import torch
 
-from sfc.config import plugins
+from sfc.config.files import allow_named
 from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import Engine, LocalEngine
@@ -94,8 +94,7 @@ def run_trial(sample: dict[str, Any], *, job: Job) -> None:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, chosen, objective = job.space, json.loads(sample["changes"]), job.space.file.objective
-    if objective.is_plugin:  # the space file of the user's own command names it
-        plugins.allow(objective.metric)
+    allow_named(space.file.model_dump(mode="json"))  # the space file of the user's own command names it
     config = space.config(chosen)
     epoch = 0
 
