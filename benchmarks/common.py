@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ import torch
 from sfc.runtime.engine import available_cpus
 
 
-def in_turn(calls: dict[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:
+def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:
     """Median seconds of each call over `rounds`, after `warm` that do not count."""
     seconds: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(warm + rounds):

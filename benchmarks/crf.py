@@ -32,8 +32,8 @@ def work(indices: Sequence[int]) -> tuple[float, float, float, int]:
     """CRFs of some images: when they began and ended, seconds of the processor, pixels that are foreground."""
     scenes = [scene(i) for i in indices]
     begin, busy = time.time(), time.process_time()
-    found = sum(int((crf_probabilities(*s, PRESETS[PRESET]) > 0).sum()) for s in scenes)
-    return begin, time.time(), time.process_time() - busy, found
+    foreground = sum(int((crf_probabilities(*s, PRESETS[PRESET]) > 0).sum()) for s in scenes)
+    return begin, time.time(), time.process_time() - busy, foreground
 
 
 PRESET, IMAGES = sys.argv[1] if len(sys.argv) > 1 else "deeplab", int(sys.argv[2]) if len(sys.argv) > 2 else 64
@@ -47,10 +47,10 @@ def main() -> None:
         begin = time.time()
         parts = list(LocalEngine(processes).map(work, items))
         first, last = min(p[0] for p in parts), max(p[1] for p in parts)
-        busy, found = sum(p[2] for p in parts), sum(p[3] for p in parts)
-        rates[processes] = IMAGES / (last - first), IMAGES / (time.time() - begin), busy, found
-    (one, one_all, one_busy, found), (many, many_all, many_busy, same) = rates[1], rates[cores]
-    assert found == same, "the number of processes changed the labels"
+        busy, foreground = sum(p[2] for p in parts), sum(p[3] for p in parts)
+        rates[processes] = IMAGES / (last - first), IMAGES / (time.time() - begin), busy, foreground
+    (one, one_all, one_busy, foreground), (many, many_all, many_busy, same) = rates[1], rates[cores]
+    assert foreground == same, "the number of processes changed the labels"
     print(f"{IMAGES} images of 375 x 500, {CHANNELS} classes, preset {PRESET}; {machine()}")
     print(f"one process {one:.2f} images/s, {one_all:.2f} with its start; {one_busy:.1f} s of the processor")
     print(f"{cores} processes {many:.2f} images/s, {many_all:.2f} with theirs; {many_busy:.1f} s of the processor")

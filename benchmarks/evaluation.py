@@ -33,20 +33,20 @@ def generate(root: Path, number: int) -> Dataset:
     (root / "classes.txt").write_text("\n".join(f"class{k}" for k in range(1, CHANNELS)))
     different = names[:40]
     for i, name in enumerate(names):
-        places = [
+        files = [
             root / folder / f"{name}.{kind}"
             for folder, kind in (("JPEGImages", "jpg"), ("SegmentationClass", "png"), ("predictions", "png"))
         ]
         if name not in different:
-            for place in places:
-                place.write_bytes((place.parent / f"{different[i % 40]}{place.suffix}").read_bytes())
+            for file in files:
+                file.write_bytes((file.parent / f"{different[i % 40]}{file.suffix}").read_bytes())
             continue
         size = (375, 500) if i % 4 else (500, 375)
         mask = blobs(rng, *size, CHANNELS)
-        Image.fromarray(photograph(rng, *size)).save(places[0], quality=90)
-        write_mask(places[1], mask)
+        Image.fromarray(photograph(rng, *size)).save(files[0], quality=90)
+        write_mask(files[1], mask)
         predicted = np.where(mask == 255, 0, np.roll(mask, int(rng.integers(1, 9)), int(rng.integers(2))))
-        write_mask(places[2], np.where(predicted == 255, 0, predicted).astype(np.uint8))
+        write_mask(files[2], np.where(predicted == 255, 0, predicted).astype(np.uint8))
     return open_folder(root)
 
 

@@ -20,6 +20,7 @@ import numpy as np
 import psutil
 import torch
 from mlflow import MlflowClient
+from mlflow.entities import Run
 from optuna.trial import TrialState
 from PIL import Image
 
@@ -53,7 +54,7 @@ SETTINGS = [
     *(f"data.synthetic.{split}={images}" for split, images in IN_SPLIT.items()),
 ]
 KINDS = ("driver", "everything", "trial", "trial while it writes", "driver while a trial writes")
-STAGES = ("classifier", "cam", "seed", "proxy")
+STAGES = ("classifier", "maps", "seeds", "proxies")
 WAIT = 120
 """Seconds in which something to kill must have come."""
 
@@ -84,11 +85,11 @@ class Search:
     def processes(self) -> list[psutil.Process]:
         """The driver's descendants: Ray's own and the trials'."""
         try:
-            found = self.driver.children(recursive=True)
+            running = self.driver.children(recursive=True)
         except psutil.NoSuchProcess:
             return []
-        self.started |= {process.pid: process for process in found}
-        return found
+        self.started |= {process.pid: process for process in running}
+        return running
 
     def trials(self) -> list[psutil.Process]:
         """Processes in which a trial runs."""
@@ -103,13 +104,13 @@ class Search:
             self.start()
 
     def writing(self) -> set[Path]:
-        """What stages are writing now."""
-        found = set()
+        """Unfinished files and folders in the store."""
+        unfinished = set()
         for stage in STAGES:
             for folder, folders, files in os.walk(self.store / stage):  # which does not mind what vanishes meanwhile
                 folders[:] = [n for n in folders if n.endswith(".partial") or ".partial" in folder]
-                found |= {Path(folder, n) for n in [*folders, *files] if n.endswith(".partial")}
-        return found
+                unfinished |= {Path(folder, n) for n in [*folders, *files] if n.endswith(".partial")}
+        return unfinished
 
 
 def name_of(process: psutil.Process) -> str:
@@ -188,7 +189,7 @@ def faults(folder: Path) -> list[str]:
             if str(metrics.get(name)) != str(value):  # as text, in which nan equals nan
                 wrong.append(f"{folder}: {name} is {value}, not {metrics.get(name)}")
         wrong += [f"{folder}: no {CONFUSION}"] if not (folder / CONFUSION).is_file() else []
-    if folder.parent.name == "cam" and len(list(folder.rglob("*.npz"))) not in IN_SPLIT.values():
+    if folder.parent.name == "maps" and len(list(folder.rglob("*.npz"))) not in IN_SPLIT.values():
         wrong.append(f"{folder}: maps are missing")
     if folder.parent.name == "classifier":
         epochs = [entry["epoch"] for entry in json.loads((folder / "history.json").read_text(encoding="utf-8"))]
@@ -204,10 +205,12 @@ def check(results: Path) -> dict[str, list[str]]:
     client = MlflowClient(tracking_uri(results))
     experiment = client.get_experiment_by_name(EXPERIMENT)
     assert experiment is not None
-    runs, token = [], None
-    while token != "":
+    runs: list[Run] = []
+    page = None
+    while page is None or page.token:
+        token = page.token if page else None
         page = client.search_runs([experiment.experiment_id], max_results=1000, page_token=token)
-        runs, token = runs + page, page.token or ""
+        runs += page
     keys = Counter(run.data.tags["sfc.key"] for run in runs)
     disagree = [f"{run.data.tags['sfc.key']} is still running" for run in runs if run.info.status == "RUNNING"]
     for trial in trials:
@@ -240,14 +243,14 @@ def run(folder: Path, kills: int, seed: int) -> int:
     rng = np.random.default_rng(seed)
     kinds = rng.permutation(np.resize(KINDS, kills))
     search, results = Search(folder), folder / "results"
-    known: dict[int, tuple[TrialState, float | None]] = {}
+    before: dict[int, tuple[TrialState, float | None]] = {}
     lost: dict[int, str] = {}
     try:
         for number, kind in enumerate(kinds, 1):
             strike(search, kind, rng)
             now = finished(results)
-            lost |= {n: f"trial {n}: {was}, now {now.get(n)}" for n, was in known.items() if now.get(n) != was}
-            known |= now
+            lost |= {n: f"trial {n}: {was}, now {now.get(n)}" for n, was in before.items() if now.get(n) != was}
+            before |= now
             search.revive()
             print(f"kill {number}: {kind}; {len(now)} trials finished", flush=True)
         kill([search.driver])
@@ -261,7 +264,7 @@ def run(folder: Path, kills: int, seed: int) -> int:
         psutil.wait_procs(list(search.started.values()), timeout=10)
         kill([p for p in search.started.values() if p.is_running()])
     now = finished(results)
-    lost |= {n: f"trial {n}: {was}, now {now.get(n)}" for n, was in known.items() if now.get(n) != was}
+    lost |= {n: f"trial {n}: {was}, now {now.get(n)}" for n, was in before.items() if now.get(n) != was}
     counts = {"finished trials lost": list(lost.values()), **check(results), "commands that failed": search.gave_up}
     for what in counts.values():
         print(*what, sep="\n", end="\n" if what else "")
@@ -275,9 +278,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        return run(Path(folder), given.kills, given.seed)
+        return run(Path(folder), options.kills, options.seed)
 
 
 if __name__ == "__main__":

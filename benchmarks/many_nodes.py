@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import logging
 import os
 import shutil
 import statistics
@@ -47,7 +48,7 @@ def start(slots: int) -> Cluster:
     for first in range(0, slots, PER_NODE):
         cluster.add_node(num_cpus=min(PER_NODE, slots - first), object_store_memory=STORE)
     os.sched_setaffinity(0, cores[-1:])
-    ray.init(cluster.address, log_to_driver=False, logging_level="ERROR")
+    ray.init(cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     os.sched_setaffinity(0, cores[-1:])
     return cluster
 
@@ -84,25 +85,25 @@ def simulate(slots: int) -> list[tuple[float, float]]:
         begins = {t.number: t.datetime_start.timestamp() for t in study.trials if t.datetime_start}
     ray.shutdown()
     cluster.shutdown()
-    found, first = [], slots
+    rates, first = [], slots
     for length, count in blocks:
         numbers = range(first, first + count)
         done = sorted(ends[n] for n in numbers)
         begin, end = done[slots - 1], max(begins[n] for n in numbers)
         inside = [t for t in sorted(ends.values()) if begin < t <= end]
-        found.append((length, 60 * len(inside) / (end - begin)))
+        rates.append((length, 60 * len(inside) / (end - begin)))
         first += count
-    return found
+    return rates
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--slots", type=int, nargs="+", default=[1, 8, 16])
-    given = parser.parse_args()
+    options = parser.parse_args()
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     print(machine())
     os.environ["RAY_TMPDIR"] = tempfile.mkdtemp()  # in the usual place others' `ray.init("auto")` would find this one
-    for slots in given.slots:
+    for slots in options.slots:
         for length, rate in simulate(slots):
             ideal = 60 * slots / length
             print(

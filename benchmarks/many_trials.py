@@ -34,7 +34,7 @@ from tune.tracking.trial_log import TrialLogger
 
 
 class Search(NamedTuple):
-    """What `run_trials` is given, beside the console."""
+    """An opened study and what its trials share."""
 
     study: optuna.Study
     space: Space
@@ -43,7 +43,7 @@ class Search(NamedTuple):
 
 
 def open_search(results: Path, trials: int) -> Search:
-    """A study of so many trials of no work, opened as a search opens its own; again, what the folder has."""
+    """A new study of trials of no work, or the one that the folder has, opened as a search opens its own."""
     (results / "space.yaml").write_text(SPACE % trials, encoding="utf-8")
     space = load_space(str(results / "space.yaml"))
     store = Store(results / "store")
@@ -69,11 +69,11 @@ class Watch:
         @functools.wraps(method)
         def timed(*args: Any, **kwargs: Any) -> Any:
             begin = time.perf_counter()
-            found = method(*args, **kwargs)
+            result = method(*args, **kwargs)
             self.seconds[part] += time.perf_counter() - begin
             if method.__qualname__ == "Progress.on_trial_complete":
                 self.memory.append(psutil.Process().memory_info().rss)
-            return found
+            return result
 
         return timed
 
@@ -113,14 +113,14 @@ def main() -> int:
     rest = wall - sum(seconds for part, seconds in watch.seconds.items() if "thread" not in part)
     print(f"  Ray Tune and the trial's process: {1000 * rest / trials:.1f} ms a trial, start and end included")
     print(f"  the driver's processor time: {1000 * cpu / trials:.1f} ms a trial")
-    found = [
+    bounds = [
         ("driver overhead, ms a trial", 1000 * wall / trials, 100.0),
         ("memory growth from trial 100 on, MB", (watch.memory[-1] - watch.memory[min(99, trials // 2)]) / 2**20, 200.0),
         ("finished study continued after, s", continued, 10.0),
     ]
-    for line in found:
+    for line in bounds:
         print(verdict(*line))
-    return int(any(value > bound for _, value, bound in found))
+    return int(any(value > bound for _, value, bound in bounds))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The random walk as steps on the neighbours against the dense formulation: python benchmarks/random_walk.py [--quick].
 
-Each formulation runs in a process of its own, for its time and its peak of memory. The dense one is what method.md
-section 3 says of the published code: the whole (hw)^2 transition matrix, squared until it stands for all steps.
+Each formulation runs in a process of its own, for its time and its peak of memory. The dense one is that of
+the published code: the whole (hw)^2 transition matrix, squared until it stands for all steps.
 """
 
 import argparse
@@ -75,9 +75,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="24 x 32 instead of 72 x 96")
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
-    given = parser.parse_args()
-    if given.measure:
-        kind, height, width, out = given.measure
+    options = parser.parse_args()
+    if options.measure:
+        kind, height, width, out = options.measure
         measure(kind, int(height), int(width), Path(out))
         return
 
@@ -85,17 +85,17 @@ def main() -> None:
         words = [sys.executable, __file__, "--measure", kind, str(height), str(width), str(out)]
         return json.loads(subprocess.run(words, check=True, capture_output=True, text=True).stdout)
 
-    size = (24, 32) if given.quick else (72, 96)
+    size = (24, 32) if options.quick else (72, 96)
     with tempfile.TemporaryDirectory() as name:
         files = {kind: Path(name, f"{kind}.pt") for kind in ("dense", "steps")}
-        found = {kind: run(kind, *size, file) for kind, file in files.items()}
+        runs = {kind: run(kind, *size, file) for kind, file in files.items()}
         dense, steps = (torch.load(files[kind], weights_only=True) for kind in ("dense", "steps"))
         large = run("steps", 128, 128, files["steps"])
     title = f"{size[0]} x {size[1]}, {MAPS} maps, {Walk().steps} steps, CPU; dense: 2 threads, steps: 1"
     print(f"{title}\n{'':8}{'seconds':>10}{'peak GiB':>10}")
-    for kind, row in found.items():
+    for kind, row in runs.items():
         print(f"{kind:8}{row['seconds']:10.3f}{row['peak']:10.2f}")
-    print(f"steps are {found['dense']['seconds'] / found['steps']['seconds']:.0f} x as fast as dense squaring")
+    print(f"steps are {runs['dense']['seconds'] / runs['steps']['seconds']:.0f} x as fast as dense squaring")
     difference = (steps - dense).abs().max() / dense.abs().max()
     print(
         f"largest difference {difference:.1e} of the largest value, {(steps - dense).norm() / dense.norm():.1e} in norm"

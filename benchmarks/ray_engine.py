@@ -39,7 +39,7 @@ from tune.cluster.ray_engine import RayEngine
 CONFIG = "synthetic.yaml"
 IMAGES, SIZE = 1200, 128
 TIMES = "times.json"
-STAGES = ("cam", "pseudo", "evaluation")
+STAGES = ("maps", "labels", "evaluation")
 
 
 def started(cores: int) -> None:
@@ -87,7 +87,7 @@ def training(folder: Path, epochs: int, engine: Engine) -> tuple[float, float, f
     """Seconds of a classifier's steps, the processor's in them, and those of the rest of its stage."""
     changes = {"classifier.epochs": epochs, "data.root": str(folder / "data")}
     store = Store(folder / f"store-{time.monotonic_ns()}")
-    made = Pipeline(change_config(load_config(CONFIG), changes), store, Timing(engine)).classifier()
+    made = Pipeline(change_config(load_config(CONFIG), changes), store, Timing(engine)).output("classifier")
     own, processor = json.loads((made / TIMES).read_text(encoding="utf-8"))
     return own, processor, store.manifest(made)["seconds"] - own
 
@@ -103,11 +103,11 @@ def trainings(minutes: float, rounds: int) -> dict[str, Any]:
         }
         training(folder, 1, LocalEngine(1))  # data are generated, torch is warm
         epochs = max(1, round(60 * minutes / (training(folder, 2, LocalEngine(1))[1] / 2)))
-        found: dict[str, Any] = {name: [] for name in engines} | {"epochs": epochs}
+        times: dict[str, Any] = {name: [] for name in engines} | {"epochs": epochs}
         for _ in range(rounds):
             for name, engine in engines.items():
-                found[name].append(training(folder, epochs, engine()))
-    return found
+                times[name].append(training(folder, epochs, engine()))
+    return times
 
 
 def _nothing(item: int) -> int:
@@ -134,10 +134,9 @@ def maps(cores: int, folder: Path) -> dict[str, float]:
     pipeline = Pipeline(change_config(load_config(CONFIG), changes), store, engine)
     begin = time.monotonic()
     list(engine.map(_nothing, range(2 * cores)))
-    found = {"start": time.monotonic() - begin}
-    pipeline.evaluation()
-    outputs = {"cam": pipeline.cam("train"), "pseudo": pipeline.pseudo(), "evaluation": pipeline.evaluation()}
-    return found | {stage: store.manifest(outputs[stage])["seconds"] for stage in STAGES}
+    start = time.monotonic() - begin
+    pipeline.output("evaluation")
+    return {"start": start} | {stage: store.manifest(pipeline.output(stage))["seconds"] for stage in STAGES}
 
 
 def child(*words: str) -> dict[str, Any]:
@@ -148,12 +147,12 @@ def child(*words: str) -> dict[str, Any]:
 
 def compare_trainings(minutes: float, rounds: int) -> bool:
     """Print what the training cost by each engine; whether the bound is met."""
-    found = child("--child", "train", "--minutes", str(minutes), "--rounds", str(rounds))
-    print(f"{found.pop('epochs')} epochs, {rounds} in turn")
+    times = child("--child", "train", "--minutes", str(minutes), "--rounds", str(rounds))
+    print(f"{times.pop('epochs')} epochs, {rounds} in turn")
     medians: dict[str, list[float]] = {}
-    for name, runs in found.items():
-        own, processor, rest = (", ".join(f"{value:.1f}" for value in part) for part in zip(*runs, strict=True))
-        print(f"{name:12} training {own} s, of the processor {processor} s; start-up {rest} s")
+    for name, runs in times.items():
+        texts = (", ".join(f"{value:.1f}" for value in part) for part in zip(*runs, strict=True))
+        print("{:12} training {} s, of the processor {} s; start-up {} s".format(name, *texts))
         medians[name] = [statistics.median(part) for part in zip(*runs, strict=True)]
     wall, processor, _ = (b / a for a, b in zip(medians["LocalEngine"], medians["RayEngine"], strict=True))
     print(verdict("time of RayEngine's training over LocalEngine's", wall, 1.05))
@@ -164,10 +163,10 @@ def compare_trainings(minutes: float, rounds: int) -> bool:
 def compare_maps(rounds: int) -> bool:
     """Print what one and two cores took for the map stages; whether the bound is met by each."""
     with tempfile.TemporaryDirectory() as name:
-        runs = {cores: [] for cores in (1, 2)}
+        runs: dict[int, list[dict[str, float]]] = {cores: [] for cores in (1, 2)}
         for _ in range(rounds):
-            for cores, found in runs.items():
-                found.append(child("--child", str(cores), "--folder", name))
+            for cores, times in runs.items():
+                times.append(child("--child", str(cores), "--folder", name))
     print(f"{IMAGES} images of {SIZE} x {SIZE}, {rounds} in turn")
     met = True
     for stage in ("start", *STAGES):
@@ -188,17 +187,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--only", choices=("train", "map"))
     parser.add_argument("--child", choices=("train", "1", "2"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
-    given = parser.parse_args(arguments)
-    if given.child == "train":
-        print(json.dumps(trainings(given.minutes, given.rounds)))
+    options = parser.parse_args(arguments)
+    if options.child == "train":
+        print(json.dumps(trainings(options.minutes, options.rounds)))
         return 0
-    if given.child:
-        print(json.dumps(maps(int(given.child), given.folder)))
+    if options.child:
+        print(json.dumps(maps(int(options.child), options.folder)))
         return 0
     print(machine())
-    met = given.only == "map" or compare_trainings(given.minutes, given.rounds)
-    if given.only != "train":
-        met &= compare_maps(given.rounds)
+    met = options.only == "map" or compare_trainings(options.minutes, options.rounds)
+    if options.only != "train":
+        met &= compare_maps(options.rounds)
     return int(not met)
 
 

@@ -2,7 +2,7 @@
 
     python benchmarks/scaling.py                                   core hours, from one core's costs in scaling.json
     python benchmarks/scaling.py --costs gpu.json --cores 8        GPU hours, from your GPU's: see stage_costs.py
-    python benchmarks/scaling.py --seconds classifier=0.02 --seconds cam=0.3 ...       from two numbers of your GPU
+    python benchmarks/scaling.py --seconds classifier=0.02 --seconds maps=0.3 ...      from two numbers of your GPU
     python benchmarks/scaling.py --store results/store ...         from a store that has run voc.yaml or coco14.yaml
 
 Nothing here is a measurement of many workers: it is arithmetic with measured costs, for workers that do not slow each
@@ -37,7 +37,7 @@ START = 24.4
 """Seconds that Ray Train takes to start a training and LocalEngine does not, on one core: `ray_engine.py`."""
 DRIVER = 0.11
 """Seconds of the driver a trial: `many_nodes.py`."""
-STEPS, PASSES = ("classifier", "affinity", "segmentation"), ("cam", "scores", "edge", "prediction", "displacement")
+STEPS, PASSES = ("classifier", "affinity", "segmentation"), ("maps", "scores", "edges", "prediction", "displacement")
 """Trainings, and other parts that run a network."""
 
 
@@ -94,20 +94,20 @@ def final_parts(name: str, config: Config, seconds: dict[str, float]) -> list[Pa
     affinity, segmentation = config.affinity, config.segmentation
     parts = [
         classifier_part(config, seconds, train),
-        mapped("cam", seconds, train + others),
-        mapped("seed", seconds, select + val, kind="crf"),
+        mapped("maps", seconds, train + others),
+        mapped("seeds", seconds, select + val, kind="crf"),
     ]
     if config.pseudo.method == "irn":
         parts += [
             mapped("irn labels", seconds, train, kind="crf"),
             Part("affinity", "train", seconds["affinity"], affinity.epochs * train, affinity.batch),
             Part("displacement", "serial", seconds["displacement"], train, 1),
-            mapped("edge", seconds, train),
+            mapped("edges", seconds, train),
         ]
     steps = segmentation.iterations or segmentation.epochs * train // segmentation.batch
     crf = config.evaluation.crf != "none"
     parts += [
-        mapped("pseudo", seconds, train, kind="crf"),
+        mapped("labels", seconds, train, kind="crf"),
         Part("segmentation", "train", seconds["segmentation"], steps * segmentation.batch, segmentation.batch),
         mapped("prediction", seconds, val, chunk=CHUNK if crf else math.inf),
     ]
@@ -119,38 +119,38 @@ def trial_parts(name: str, config: Config, seconds: dict[str, float], inner: int
     train, select, _ = SIZES[name]
     return [
         classifier_part(config, seconds, train),
-        mapped("cam", seconds, select),
-        mapped("seed", seconds, select * inner, kind="crf"),
+        mapped("maps", seconds, select),
+        mapped("seeds", seconds, select * inner, kind="crf"),
         mapped("scores", seconds, select),
         mapped("agreement", seconds, min(select, CRF_IMAGES), kind="crf"),
     ]
 
 
-def from_numbers(seconds: dict[str, float], given: dict[str, float]) -> dict[str, float]:
+def from_numbers(seconds: dict[str, float], own: dict[str, float]) -> dict[str, float]:
     """Costs with the user's numbers in their place; networks that have none scale as the classifier or the maps do."""
-    changed = seconds | given
-    for base, names in (("classifier", STEPS), ("cam", PASSES)):
-        if base in given:
-            faster = given[base] / seconds[base]
-            changed |= {n: seconds[n] * faster for n in names if n in seconds and n not in given}
+    changed = seconds | own
+    for base, names in (("classifier", STEPS), ("maps", PASSES)):
+        if base in own:
+            faster = own[base] / seconds[base]
+            changed |= {n: seconds[n] * faster for n in names if n in seconds and n not in own}
     return changed
 
 
 def from_store(store: Store, config: Config) -> dict[str, float]:
     """Median costs by the manifests of a store, as far as it has the stages; the affinity's labels and displacement
     are in its training, the CRF in the prediction."""
-    found = {}
-    for stage in ("classifier", "cam", "seed", "affinity", "edge", "pseudo", "segmentation", "evaluation"):
+    costs = {}
+    for stage in ("classifier", "maps", "seeds", "affinity", "edges", "labels", "segmentation", "evaluation"):
         if seen := sorted(seconds for seconds, _ in measured(store, stage)):
-            found[stage] = seen[len(seen) // 2]
-    if "classifier" in found:
+            costs[stage] = seen[len(seen) // 2]
+    if "classifier" in costs:
         section = config.classifier
-        found["classifier"] *= section.batch / (section.batch + section.bank_images)
-    if "affinity" in found:
-        found |= {"irn labels": 0.0, "displacement": 0.0}
-    if "evaluation" in found:
-        found |= {"prediction": found.pop("evaluation"), "prediction crf": 0.0}
-    return found
+        costs["classifier"] *= section.batch / (section.batch + section.bank_images)
+    if "affinity" in costs:
+        costs |= {"irn labels": 0.0, "displacement": 0.0}
+    if "evaluation" in costs:
+        costs |= {"prediction": costs.pop("evaluation"), "prediction crf": 0.0}
+    return costs
 
 
 def hours(seconds: float) -> str:
@@ -170,9 +170,9 @@ def show_final(title: str, parts: list[Part], cores: int) -> None:
         clocks = [hours(part.clock(workers, cores)) for workers in WORKERS]
         most = f"{part.most:,} {'cores' if part.kind == 'crf' else 'workers'}"
         print(row(part.name, f"{part.seconds:.3g}", f"{part.images:,.0f}", most, hours(part.total()), *clocks))
-    clocks = [sum(part.clock(workers, cores) for part in parts) for workers in WORKERS]
-    print(row("all", "", "", "", hours(sum(part.total() for part in parts)), *map(hours, clocks)))
-    print(row("faster than on 1", "", "", "", "", *(f"{clocks[0] / clock:.1f} x" for clock in clocks)))
+    sums = [sum(part.clock(workers, cores) for part in parts) for workers in WORKERS]
+    print(row("all", "", "", "", hours(sum(part.total() for part in parts)), *map(hours, sums)))
+    print(row("faster than on 1", "", "", "", "", *(f"{sums[0] / seconds:.1f} x" for seconds in sums)))
 
 
 def show_search(trial: list[Part], cores: int, trials: int, inner: int) -> None:
@@ -192,8 +192,12 @@ def show_search(trial: list[Part], cores: int, trials: int, inner: int) -> None:
 
 def show_reading(costs: dict[str, dict[str, float]], bandwidth: float) -> None:
     """Workers whose reading fills a shared file system."""
-    jpeg, cam, seconds = costs["bytes"]["jpeg"], costs["bytes"]["cam"], costs["seconds"]
-    reads = {"classifier": jpeg / seconds["classifier"], "cam": jpeg / seconds["cam"], "seed": cam / seconds["seed"]}
+    jpeg, maps, seconds = costs["bytes"]["jpeg"], costs["bytes"]["maps"], costs["seconds"]
+    reads = {
+        "classifier": jpeg / seconds["classifier"],
+        "maps": jpeg / seconds["maps"],
+        "seeds": maps / seconds["seeds"],
+    }
     for name, rate in reads.items():
         print(f"{name} reads {rate / 1e6:.3g} MB/s a worker: {1e6 * bandwidth / rate:,.0f} fill {bandwidth:g} MB/s")
 
@@ -208,20 +212,20 @@ def main() -> int:
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--inner", type=int, default=10)
     parser.add_argument("--bandwidth", type=float, default=100.0, help="MB/s of the file system; assumed")
-    given = parser.parse_args()
-    costs = json.loads(given.costs.read_text(encoding="utf-8"))
-    numbers = {name: float(value) for name, _, value in (word.partition("=") for word in given.seconds)}
+    options = parser.parse_args()
+    costs = json.loads(options.costs.read_text(encoding="utf-8"))
+    numbers = {name: float(value) for name, _, value in (word.partition("=") for word in options.seconds)}
     print(f"{costs['machine']}: {costs['command']}")
-    for name in SIZES if given.only is None else [given.only]:
+    for name in SIZES if options.only is None else [options.only]:
         config = load_config(f"{name}.yaml")
-        base = costs[name]["seconds"] | (from_store(Store(given.store), config) if given.store else {})
+        base = costs[name]["seconds"] | (from_store(Store(options.store), config) if options.store else {})
         if unknown := numbers.keys() - base.keys():
             parser.error(f"--seconds: no part {', '.join(sorted(unknown))}; there are {', '.join(base)}")
         seconds = from_numbers(base, numbers)
-        show_final(f"{name}.yaml", final_parts(name, config, seconds), given.cores)
-        show_search(trial_parts(name, config, seconds, given.inner), given.cores, given.trials, given.inner)
+        show_final(f"{name}.yaml", final_parts(name, config, seconds), options.cores)
+        show_search(trial_parts(name, config, seconds, options.inner), options.cores, options.trials, options.inner)
         print()
-        show_reading({"seconds": seconds, "bytes": costs[name]["bytes"]}, given.bandwidth)
+        show_reading({"seconds": seconds, "bytes": costs[name]["bytes"]}, options.bandwidth)
     return 0
 
 

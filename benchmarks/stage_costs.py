@@ -34,23 +34,24 @@ from sfc.pipeline import Pipeline
 from sfc.refine.irn import IRN
 from sfc.runtime.engine import Item, LocalEngine, Output, default_device, numerics
 from sfc.runtime.store import Store
-from sfc.runtime.training import WEIGHTS
-from sfc.stages.affinity import mean_displacement
+from sfc.runtime.training import load
+from sfc.stages import affinity, edges, evaluation, labels, maps, proxies, seeds
+from sfc.stages.spec import Work
 
 SETS = {"voc": (20, 375, 500, 2), "coco14": (80, 480, 640, 3)}
 """Classes, height, width, labels of an image."""
 NAMES = {
-    "cam._shard": "cam",
-    "seed._shard": "seed",
-    "proxy._scores": "scores",
-    "proxy._agreement": "agreement",
-    "affinity._label_shard": "irn labels",
-    "edge._shard": "edge",
-    "pseudo._shard": "pseudo",
-    "evaluation._predict": "prediction",
-    "evaluation._refine": "prediction crf",
+    maps._infer_shard: "maps",
+    seeds._shard: "seeds",
+    proxies._scores: "scores",
+    proxies._agreement: "agreement",
+    affinity._label_shard: "irn labels",
+    edges._shard: "edges",
+    labels._shard: "labels",
+    evaluation._predict: "prediction",
+    evaluation._refine: "prediction crf",
 }
-"""The functions that stages map over shards, by what the tables call them."""
+"""Names in the tables of the functions that stages map over shards."""
 
 
 CLOCK = time.perf_counter if default_device().type == "cuda" else time.process_time
@@ -78,15 +79,15 @@ class Timed(LocalEngine):
 
     def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
         assert isinstance(function, partial)
-        name = NAMES[f"{function.func.__module__.rpartition('.')[2]}.{function.func.__name__}"]
+        name = NAMES[function.func]
         items, begin = list(items), CLOCK()
         yield from list(super().map(function, items, gpu=gpu))
         self.seconds[name] += CLOCK() - begin
-        self.images[name] += sum(len(item) for item in items)  # type: ignore[arg-type]  # items are shards
+        self.images[name] += sum(len(item) for item in items)  # type: ignore[arg-type]  # shards
 
 
-def make_images(root: Path, images: int, classes: int, height: int, width: int, labels: int) -> None:
-    """A folder in VOC layout, with so many images in each of train and val."""
+def make_images(root: Path, images: int, classes: int, height: int, width: int, number: int) -> None:
+    """A folder in VOC layout: `images` images in each of train and val, with `number` labels each."""
     rng = np.random.default_rng(0)
     for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
         (root / folder).mkdir(parents=True)
@@ -97,8 +98,8 @@ def make_images(root: Path, images: int, classes: int, height: int, width: int, 
         (root / "ImageSets" / "Segmentation" / f"{split}.txt").write_text("".join(f"{name}\n" for name in names))
         for name in names:
             Image.fromarray(photograph(rng, height, width)).save(root / "JPEGImages" / f"{name}.jpg", quality=95)
-            write_mask(root / "SegmentationClass" / f"{name}.png", blobs(rng, height, width, classes + 1, labels))
-            chosen = rng.choice(np.arange(1, classes + 1), labels, replace=False)
+            write_mask(root / "SegmentationClass" / f"{name}.png", blobs(rng, height, width, classes + 1, number))
+            chosen = rng.choice(np.arange(1, classes + 1), number, replace=False)
             rows.append(f"{name},{' '.join(f'c{k}' for k in sorted(chosen))}\n")
     (root / "image_labels.csv").write_text("".join(rows))
 
@@ -118,7 +119,7 @@ def costs(name: str, images: int, folder: Path) -> dict[str, dict[str, float]]:
     config = change_config(config, changes)
     engine, store = Timed(), Store(folder / f"store-{name}")
     pipeline = Pipeline(config, store, engine)
-    pipeline.proxy("train")
+    pipeline.output("proxies", "train")
     pipeline.run()
     seconds = {part: total / engine.images[part] for part, total in engine.seconds.items()}
     section = config.classifier  # its steps have images from the bank too
@@ -128,13 +129,13 @@ def costs(name: str, images: int, folder: Path) -> dict[str, dict[str, float]]:
     if config.pseudo.method == "irn":
         how = numerics(config.affinity.precision, default_device())
         net = IRN(config.backbone)
-        net.load_state_dict(torch.load(pipeline.affinity() / WEIGHTS, map_location="cpu", weights_only=True))
+        net.load_state_dict(load(pipeline.output("affinity")))
         net, begin = how.place(net), CLOCK()
-        mean_displacement(net, config.affinity, config.backbone, pipeline.data, pipeline.train, how)
+        affinity.mean_displacement(net, Work(folder, config, {}, pipeline.data, pipeline.train, pipeline.train), how)
         seconds["displacement"] = (CLOCK() - begin) / images
     files = list((root / "JPEGImages").iterdir())
     sizes = {"jpeg": sum(file.stat().st_size for file in files) / len(files)}
-    sizes["cam"] = store.manifest(pipeline.cam("train"))["bytes"] / images
+    sizes["maps"] = store.manifest(pipeline.output("maps"))["bytes"] / images
     return {"seconds": seconds, "bytes": sizes}
 
 
@@ -142,18 +143,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path, help="where the costs go, as JSON")
     parser.add_argument("--images", type=int, default=4)
-    given = parser.parse_args()
+    options = parser.parse_args()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: 1 if default_device().type == "cpu" else None])
     torch.set_num_threads(1)
-    found: dict[str, Any] = {
+    result: dict[str, Any] = {
         "machine": machine(),
-        "command": f"python benchmarks/stage_costs.py --images {given.images}",
+        "command": f"python benchmarks/stage_costs.py --images {options.images}",
     }
     with tempfile.TemporaryDirectory() as name:
         for what in SETS:
-            found[what] = costs(what, given.images, Path(name))
-            print(what, {part: float(f"{value:.3g}") for part, value in found[what]["seconds"].items()}, flush=True)
-    given.file.write_text(json.dumps(found, indent=1), encoding="utf-8")
+            result[what] = costs(what, options.images, Path(name))
+            print(what, {part: float(f"{value:.3g}") for part, value in result[what]["seconds"].items()}, flush=True)
+    options.file.write_text(json.dumps(result, indent=1), encoding="utf-8")
     return 0
 
 

@@ -13,15 +13,14 @@ from pathlib import Path
 import numpy as np
 import torch
 import yaml
+from common import machine
 from rich.console import Console
 
-from benchmarks.common import machine
 from sfc.runtime.engine import LocalEngine
 from tune import search
 from tune.cluster.configurations import Goal, run_config
-from tune.runs.finals import best_config
 from tune.space.space_file import SPACES
-from tune.study.study import complete, load_study
+from tune.study.study import best_config, complete, in_time, load_study
 
 TRIALS = {"staged": 12, "flat": 30}
 
@@ -40,12 +39,14 @@ def run(folder: Path, kind: str, seed: int) -> tuple[list[tuple[float, float]], 
     """Search: (seconds since the start, best so far) of each complete trial, and seed mIoU on val of the end."""
     results = folder / f"{kind}-{seed}"
     words = ["--space", str(space_file(folder, kind, seed)), "--study", kind, "--results", str(results)]
-    given = search.parser().parse_intermixed_args(words)
-    given.words = words
-    search.search(given, Console(quiet=True), final=False)
+    options = search.parser().parse_intermixed_args(words)
+    options.words = words
+    search.search(options, Console(quiet=True), final=False)
     study = load_study(kind, results)
     begin = min(t.user_attrs["started"] for t in study.trials if "started" in t.user_attrs)
-    ended = sorted((t.user_attrs["started"] + t.user_attrs["seconds"] - begin, t.value) for t in complete(study))
+    ended = [
+        (t.user_attrs["started"] + t.user_attrs["seconds"] - begin, t.value or 0.0) for t in in_time(complete(study))
+    ]
     best = np.maximum.accumulate([value for _, value in ended])
     numbers = run_config(best_config(study), results / "store", LocalEngine(1), Goal(sweep=False, until="seed"))
     return [(at, float(value)) for (at, _), value in zip(ended, best, strict=True)], numbers["metrics"]["seed_val/miou"]

@@ -60,7 +60,7 @@ class Published(Sfc):
     """The step as published, with our network's parameters."""
 
     def _maps(self, features: Features, crop: Crop) -> tuple[Tensor, Tensor]:
-        valid = valid_mask(crop.label, crop.box, tuple(crop.image.shape[-2:]), features.size)
+        valid = valid_mask(crop.label, crop.box, (crop.image.shape[-2], crop.image.shape[-1]), features.size)
         cam = classifier_map(features.logits, valid)
         cam = published_correlation(cam, self.f9(torch.cat([features.image, features.semantic], 1)))
         return cam, published_prototypes(cam, features.hierarchical, valid)
@@ -80,7 +80,8 @@ class Floor(Sfc):
     """Backbone and classifier alone."""
 
     def step(self, crop: Crop, progress: float) -> dict[str, Tensor]:
-        half = resize(crop.image, tuple(side // 2 for side in crop.image.shape[-2:]), align_corners=True)
+        height, width = crop.image.shape[-2:]
+        half = resize(crop.image, (height // 2, width // 2), align_corners=True)
         logits = [self.classifier(self.backbone(view)[-1]) for view in (crop.image, half)]
         return {"total": classification_loss([x.float().mean((2, 3)) for x in logits], crop.label)}
 
@@ -113,9 +114,9 @@ def peak(kind: str, gpu: bool) -> float:
     """MiB that two steps take above what lies there before them; of this process, so one kind a process."""
     call = step(kind, gpu)
     if gpu:
-        base = torch.cuda.memory_allocated()
+        allocated = torch.cuda.memory_allocated()
         call(), call()
-        return (torch.cuda.max_memory_allocated() - base) / 2**20
+        return (torch.cuda.max_memory_allocated() - allocated) / 2**20
 
     def status(name: str) -> float:  # VmHWM, unlike getrusage's maximum, does not start at the parent's
         lines = Path("/proc/self/status").read_text().splitlines()

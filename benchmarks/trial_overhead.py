@@ -40,10 +40,10 @@ def main() -> None:
         (folder / "space.yaml").write_text(SPACE % TRIALS)
         ray.init(num_cpus=1, include_dashboard=False, object_store_memory=OBJECT_STORE, log_to_driver=False)
         words = ["--space", str(folder / "space.yaml"), "--study", "s", "--results", str(folder / "results")]
-        given = search.parser().parse_intermixed_args([*words, *SETTINGS])
-        given.words = words
-        space = load_space(given.space, None, given.overrides)
-        search.search(given, Console(quiet=True), final=False)
+        options = search.parser().parse_intermixed_args([*words, *SETTINGS])
+        options.words = words
+        space = load_space(options.space, None, options.overrides)
+        search.search(options, Console(quiet=True), final=False)
         study = load_study("s", folder / "results")
         trials = sorted(complete(study), key=lambda t: t.number)
         ends = [t.user_attrs["started"] + t.user_attrs["seconds"] for t in trials]

@@ -18,7 +18,7 @@ def test_a_search_that_is_killed_loses_nothing_and_does_nothing_twice(
 
 
 def test_a_half_written_stage_is_seen(tmp_path: Path) -> None:
-    stage = tmp_path / "cam" / "0"
+    stage = tmp_path / "maps" / "0"
     stage.mkdir(parents=True)
     (stage / "manifest.json").write_text("{}")
     (stage / "a.npz").write_bytes(b"PK half")
