@@ -144,7 +144,7 @@ def page(study: optuna.Study, results: Path, command: str = "") -> str:
     finals = load_finals(e)
     scored = [t.user_attrs["metrics"] for t in e.ranked if MIOU in t.user_attrs.get("metrics", {})]
     seed_miou = [metrics[MIOU] for metrics in scored]
-    taus = proxies(e.study)
+    taus = proxies(e.ranked)
     top = e.ranked[:LISTED]
     if e.reference is not None and e.reference not in top:
         top.append(e.reference)

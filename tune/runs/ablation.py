@@ -16,7 +16,7 @@ from rich.console import Console
 
 from sfc.config import Config
 from sfc.config.files import EXPERIMENTS, absolute, change_config, find_file, load_config
-from sfc.config.values import flat
+from sfc.config.values import differing, flat
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import LocalEngine
@@ -107,6 +107,7 @@ def prepare(plan: Plan, configs: dict[str, Config], seeds: int, cluster: Cluster
         UserError: as `check_data`.
     """
     pipeline, code = check_data(configs, cluster.store), versions()
+    elsewhere = pipeline.config.data.model_copy(update={"root": ""})  # the same data, wherever they lie
     reference, until, name = next(iter(configs)), plan.file.until, plan.path.stem
     numbers: tables.Numbers = {
         "plan": name,
@@ -119,7 +120,7 @@ def prepare(plan: Plan, configs: dict[str, Config], seeds: int, cluster: Cluster
         "counts": pipeline.train.labels.sum(0).astype(int).tolist(),
         "arms": {arm: {"changes": changes, "runs": []} for arm, changes in changes_of(configs).items()},
     }
-    settings = {arm: config.model_dump(mode="json", exclude={"data": {"root"}}) for arm, config in configs.items()}
+    settings = {arm: differing(config.model_copy(update={"data": elsewhere})) for arm, config in configs.items()}
     meaning = digest([until, pipeline.train.fingerprint, settings])
     return Ablation(configs, numbers, cluster.results / "ablations" / f"{name}-{meaning[:8]}")
 

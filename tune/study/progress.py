@@ -15,11 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from sfc.scoring.names import PARTS
-from tune.evidence.stats import kendall
 from tune.space.parameter import Value
-from tune.space.sections import PROXIES
 from tune.space.space_file import Space
-from tune.study.study import complete, counted, published, values_of
+from tune.study.study import SEED_MIOU, complete, counted, proxies, published, values_of
 
 SHOWN = 10
 
@@ -151,15 +149,10 @@ def _gains(best: FrozenTrial, before: dict[str, Any], space: Space) -> list[str]
 
 def _proxies(ranked: list[FrozenTrial]) -> list[str]:
     """How well the objectives that need no mask would have ranked the complete trials."""
-    wanted, lines = "seed/best_miou", []
-    numbers = [t.user_attrs["metrics"] for t in ranked if wanted in t.user_attrs.get("metrics", {})]
-    for name in PROXIES:
-        if numbers and all(name in trial for trial in numbers):
-            tau = kendall([trial[name] for trial in numbers], [trial[wanted] for trial in numbers])
-            value = "too few trials"
-            if math.isfinite(tau.value):
-                value = f"{tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]"
-            lines.append(f"{name} ranks {len(ranked)} trials as {wanted} does: Kendall's tau {value}")
+    lines = []
+    for name, tau in proxies(ranked).items():
+        value = f"{tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]" if math.isfinite(tau.value) else "too few trials"
+        lines.append(f"{name} ranks {len(ranked)} trials as {SEED_MIOU} does: Kendall's tau {value}")
     return lines
 
 

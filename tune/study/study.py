@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,9 @@ from sfc.config.files import build_config, change_config
 from sfc.config.values import differing, flat
 from sfc.errors import UserError
 from sfc.runtime.store import digest
+from tune.evidence.stats import Interval, kendall
 from tune.space.parameter import Value, decode
-from tune.space.sections import Objective, SpaceFile
+from tune.space.sections import PROXIES, Objective, SpaceFile
 from tune.space.space_file import Space
 from tune.study.edit import check_choices, differences, edits
 from tune.study.names import name_from
@@ -27,6 +29,9 @@ from tune.study.storage import STORAGE, storage_at
 
 QUEUED = "queued"
 """User attribute of a trial that did not come from the sampler: the settings with which it was put in the queue."""
+
+SEED_MIOU = "seed/best_miou"
+"""Number that objectives without masks are compared with."""
 
 
 def identity(space: Space) -> dict[str, Any]:
@@ -210,6 +215,17 @@ def best_config(study: optuna.Study) -> Config:
     best = ranked[0]
     threshold = {"pseudo.threshold": best.user_attrs["metrics"]["seed/best_threshold"]} if sweeps(study) else {}
     return change_config(base_of(study), values_of(best) | threshold)
+
+
+def proxies(ranked: Sequence[FrozenTrial]) -> dict[str, Interval]:
+    """How well each objective that needs no mask ranks complete trials against seed mIoU: Kendall's tau. Empty where
+    the trials have no seed mIoU."""
+    numbers = [t.user_attrs["metrics"] for t in ranked if SEED_MIOU in t.user_attrs.get("metrics", {})]
+    return {
+        name: kendall([trial[name] for trial in numbers], [trial[SEED_MIOU] for trial in numbers])
+        for name in PROXIES
+        if numbers and all(name in trial for trial in numbers)
+    }
 
 
 def published(

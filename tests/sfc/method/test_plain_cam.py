@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sfc.commands.run import main
+from sfc.__main__ import main
 from sfc.runtime.map_files import load_maps
 from tests.tune.conftest import TINY
 
@@ -14,7 +14,7 @@ from tests.tune.conftest import TINY
 @pytest.mark.slow
 def test_plain_cam_runs_to_a_segmentation_model(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     words = ["synthetic.yaml", "classifier.method=cam", *TINY, "classifier.epochs=1"]
-    assert main([*words, f"data.root={tmp_path / 'data'}", "--results", str(tmp_path)]) == 0
+    assert main(["run", *words, f"data.root={tmp_path / 'data'}", "--results", str(tmp_path)]) == 0
     assert "val/miou" in capsys.readouterr().out
     stages = {path.parent.parent.name for path in (tmp_path / "store").glob("*/*/manifest.json")}
     assert stages == {"classifier", "maps", "seeds", "labels", "segmentation", "evaluation"}
