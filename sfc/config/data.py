@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
@@ -51,3 +51,8 @@ class Data(Section):
         if self.val in (self.train, self.select):
             raise ValueError(f"val: the split {self.val!r} that reports must differ from those that train and select")
         return self
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        if plugins.is_path(self.format):  # the process that pickled the section was allowed to import it
+            plugins.allow(self.format)

@@ -61,15 +61,25 @@ def make_crop(
     return canvas, target, [cy, cy + h, cx, cx + w]
 
 
+class Augmentation(NamedTuple):
+    """Random changes of an image before it is cropped."""
+
+    crop: int
+    """Side of the canvas, S."""
+    flip: bool
+    """Mirror every second image."""
+    resize_long: tuple[int, int] | None = None
+    """Range of the long side's length."""
+    resize: tuple[float, float] | None = None
+    """Range of a random factor."""
+
+
 class Crops(TorchDataset[Crop]):
     """Crops by recipe, for a DataLoader whose batch sampler gives recipes.
 
     Args:
         data, split: the images to train on.
-        crop: S, side of the canvas.
-        resize_long: range of the long side's length, or None.
-        resize: range of a random factor, or None.
-        flip: mirror every second image.
+        augmentation: what is done to them.
         seed: of the run.
         masks: folder of masks by image name, or None for labels alone.
     """
@@ -78,16 +88,13 @@ class Crops(TorchDataset[Crop]):
         self,
         data: Dataset,
         split: Split,
+        augmentation: Augmentation,
         *,
-        crop: int,
-        resize_long: tuple[int, int] | None = None,
-        resize: tuple[float, float] | None = None,
-        flip: bool,
         seed: int,
         masks: Path | None = None,
     ) -> None:
-        self.data, self.split, self.crop, self.seed, self.masks = data, split, crop, seed, masks
-        self.resize_long, self.resize, self.flip = resize_long, resize, flip
+        self.data, self.split, self.seed, self.masks = data, split, seed, masks
+        self.crop, self.flip, self.resize_long, self.resize = augmentation
 
     def __getitem__(self, recipe: Recipe) -> Crop:
         index, epoch = recipe

@@ -12,11 +12,10 @@ import torch
 from torch import Tensor
 
 from sfc.config import Cam, MapsOptions
-from sfc.method.build import load_method
 from sfc.method.protocol import Method
 from sfc.runtime.engine import Engine, default_device, numerics
 from sfc.runtime.foreign_maps import read_foreign
-from sfc.runtime.inference import image_batches
+from sfc.runtime.inference import image_batches, load_method
 from sfc.runtime.map_files import kept_channels, save_maps
 from sfc.stages.spec import Spec, Work
 

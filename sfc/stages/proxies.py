@@ -11,11 +11,10 @@ import numpy as np
 import torch
 
 from sfc.config import RULE
-from sfc.method.build import load_method
 from sfc.refine.crf import crf_labels
 from sfc.refine.seeds import as_classes, hard_labels
 from sfc.runtime.engine import Engine, default_device, numerics
-from sfc.runtime.inference import image_batches
+from sfc.runtime.inference import image_batches, load_method
 from sfc.runtime.store import write_atomic
 from sfc.scoring.metrics import class_iou, confusion
 from sfc.scoring.tally import METRICS

@@ -12,7 +12,7 @@ import numpy as np
 
 from sfc.config import Config, Training
 from sfc.data import Dataset, Split
-from sfc.data.crops import Crops
+from sfc.data.crops import Augmentation, Crops
 from sfc.method.protocol import TrainingSet
 from sfc.method.weighting import resampling_term
 from sfc.runtime.engine import SHARD, Engine, Output, shards
@@ -50,9 +50,10 @@ class Work:
         resampled = resampling_term(len(self.train), section.batch, section.bank_images, len(classes))
         return TrainingSet(classes, tuple(self.counts.tolist()), resampled)
 
-    def crops(self, section: Training, **more: Any) -> Crops:
-        """Training crops of the split by a section's size and mirroring; `more` is for `Crops`."""
-        return Crops(self.data, self.split, crop=section.crop, flip=section.flip, seed=self.settings.seed, **more)
+    def crops(self, section: Training, masks: Path | None = None, **more: Any) -> Crops:
+        """Training crops of the split by a section's size and mirroring; `more` is for `Augmentation`."""
+        augmentation = Augmentation(section.crop, section.flip, **more)
+        return Crops(self.data, self.split, augmentation, seed=self.settings.seed, masks=masks)
 
     def missing(self, indices: Iterable[int], below: str = "", ending: str = ".npz") -> Iterator[tuple[int, str, Path]]:
         """Index, name and output file of each of some images for which an interrupted run left no file."""

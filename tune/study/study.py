@@ -49,11 +49,6 @@ def default_name(space: Space, stem: str) -> str:
     return name_from(stem, digest(identity(space))[:8])
 
 
-def name_of(study: optuna.Study) -> str:
-    """The study's name."""
-    return study.study_name
-
-
 def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, list[str]]:
     """The study of that name, made with the space's first points, or continued.
 
@@ -211,7 +206,7 @@ def best_config(study: optuna.Study) -> Config:
     """
     ranked = complete(study)
     if not ranked:
-        raise UserError(f"the study {name_of(study)} has no trial that ran in full, so there is no best one")
+        raise UserError(f"the study {study.study_name} has no trial that ran in full, so there is no best one")
     best = ranked[0]
     threshold = {"pseudo.threshold": best.user_attrs["metrics"]["seed/best_threshold"]} if sweeps(study) else {}
     return change_config(base_of(study), values_of(best) | threshold)

@@ -33,7 +33,7 @@ class Job:
     """Folder for Ray Train's own files, seen by every node."""
     store: StoreAddress
     workers: int = 1
-    """Of each training: 1 trains in the trial's own process, more are Ray Train's."""
+    """Workers of each training: 1 trains in the trial's own process, more are Ray Train's."""
     gpus: float = 0.0
     """Of each trial."""
     at_once: int = 1
