@@ -41,7 +41,7 @@ def test_the_page_on_python_runs(tmp_path: Path) -> None:
     program = f"exec(compile({code(page)!r}, {str(page)!r}, 'exec'))"
     environment = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS")}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=900
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "unknown setting classifier.epoch; did you mean classifier.epochs?" in done.stdout
