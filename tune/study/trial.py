@@ -35,7 +35,7 @@ class Job:
     workers: int = 1
     """Workers of each training: 1 trains in the trial's own process, more are Ray Train's."""
     gpus: float = 0.0
-    """Of each trial."""
+    """GPUs of each trial."""
     at_once: int = 1
     """Trials that run at the same time."""
 
