@@ -21,7 +21,7 @@ from sfc.runtime.engine import Engine, LocalEngine
 from sfc.runtime.store import Store
 from sfc.runtime.stores import StoreAddress, open_store
 from sfc.scoring.tally import METRICS
-from tune.cluster.connect import check_nodes, slots
+from tune.cluster.connect import check_nodes, cpus_each, slots
 from tune.cluster.ray_engine import RETRIES, ProcessDied, RayEngine, hang_guard, outcome
 from tune.options import ClusterOptions
 from tune.space.sections import Objective
@@ -97,11 +97,10 @@ def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> I
         plugins.load(goal.metric)  # refused where the user's command does not name it
     store = open_store(cluster.store)  # makes the folder that the nodes are then asked for
     check_nodes([cluster.store, *([cluster.results] if cluster.workers > 1 else [])])
-    resources = ray.cluster_resources()
-    gpus = resources.get("GPU", 0) > 0
+    gpus = ray.cluster_resources().get("GPU", 0) > 0
     at_once = min(len(configs), slots(cluster.workers, cluster.workers if gpus else 0))
     if cluster.workers == 1:
-        cpus = 1 if gpus else max(1, int(resources["CPU"]) // len(configs))
+        cpus = 1 if gpus else cpus_each(len(configs))
         task = ray.remote(num_cpus=cpus, num_gpus=int(gpus), max_retries=RETRIES)(_task)
         waiting = {task.remote(config, cluster.store, cpus, goal): i for i, config in enumerate(configs)}
         while waiting:

@@ -124,6 +124,14 @@ def code() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "ray")} | {"code": content}
 
 
+def cpus_each(processes: int) -> int:
+    """CPUs for each of some processes that share the cluster; no more than its largest node has, since Ray would wait
+    for ever for a node that can hold the process."""
+    total = int(ray.cluster_resources().get("CPU", 1))
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    return max(1, min(largest, total // processes))
+
+
 def slots(cpus: float, gpus: float) -> int:
     """How many trials of so many CPUs and GPUs the cluster holds at once.
 

@@ -21,6 +21,7 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from sfc.errors import Diverged, UserError
 from sfc.runtime.engine import Context, Item, Output, Step
+from tune.cluster.connect import cpus_each
 
 log = logging.getLogger("sfc")
 
@@ -133,7 +134,7 @@ class RayEngine:
 
     def train(self, loop: Callable[..., None], *args: Any, folder: Path) -> None:
         (folder / REASON).unlink(missing_ok=True)
-        cpus = 1 if self.gpus else max(1, self.cpus // (self.workers * self.beside))
+        cpus = 1 if self.gpus else cpus_each(self.workers * self.beside)
         # A trial itself holds a hundredth of a CPU: with whole ones the last of a full cluster would wait for ever.
         share = cpus - 0.01 if self.in_trial and cpus == 1 else float(cpus)
         resources = {"CPU": share} | ({"GPU": self.gpus} if self.gpus else {})
