@@ -24,9 +24,8 @@ from sfc.pipeline import Pipeline
 from sfc.runtime.store import Store
 from tune.cluster.connect import connect, slots
 from tune.space.space_file import Space, load_space
-from tune.study.ask_tell import StudySearch
 from tune.study.progress import Progress
-from tune.study.run import run_trials
+from tune.study.run import StudySearch, run_trials
 from tune.study.study import complete, open_study
 from tune.study.trial import Job
 from tune.tracking.tracker import Tracker, tracking_uri

@@ -26,7 +26,7 @@ from sfc.runtime.engine import SHARD
 from sfc.runtime.store import Store
 from sfc.stages.evaluation import CHUNK
 from sfc.stages.proxies import CRF_IMAGES
-from tune.study.estimate import measured
+from tune.study.dry_run import measured
 
 COSTS = Path(__file__).with_name("scaling.json")
 WORKERS = (1, 8, 64)

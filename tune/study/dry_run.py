@@ -1,26 +1,150 @@
-"""What a search would run and take, without starting it."""
+"""What a search would run and take, without starting it: by what the store's outputs took."""
 
 from __future__ import annotations
 
 import contextlib
+import shutil
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
 from pathlib import Path
+from statistics import median
+from typing import Any, NamedTuple
 
 import optuna
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
+from sfc.config import Config, Data
 from sfc.config.files import change_config
 from sfc.errors import UserError
-from sfc.pipeline import Pipeline
-from sfc.runtime.engine import available_cpus
+from sfc.pipeline import STAGES, Pipeline
+from sfc.runtime.engine import LocalEngine, available_cpus, default_device
+from sfc.runtime.store import MANIFEST, Store
 from tune.space.parameter import Value
 from tune.space.space_file import Space
-from tune.study.estimate import Work, estimate, show
 from tune.study.objective import everything
-from tune.study.progress import shown
+from tune.study.progress import duration, shown
 from tune.study.study import complete, counted, load_study, values_of
 
 SAMPLES = 100
+"""Configurations that are drawn and built as a check."""
+TRAINED = tuple(stage for stage, spec in STAGES.items() if spec.trains)
+"""Stages whose time grows with the epochs, and whose output does not grow with the images."""
+
+Work = tuple[Config, Callable[[Pipeline], object]]
+"""A configuration, and what is asked of its pipeline."""
+
+
+class Ledger(Store):
+    """A store that notes what a pipeline asks of it, and builds nothing."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.asked: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
+        """What each output depends on, by stage and key."""
+
+    def get(self, stage: str, key: str, identity: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Path:
+        """The folder in which the output is, or would be."""
+        self.asked[stage].setdefault(key, identity)
+        return self.folder(stage, key)
+
+
+class Row(NamedTuple):
+    """The outputs of one stage that jobs ask for."""
+
+    stage: str
+    existing: int
+    """Outputs that the store has."""
+    needed: int
+    """Outputs that are still to be made."""
+    seconds: float | None
+    """Of those that are needed, on one device; None: the store has none to go by."""
+    bytes: float | None
+    """Disk space of those that are needed; None: the store has none to go by."""
+    basis: int
+    """Outputs in the store that both are the median of."""
+
+
+def units(stage: str, manifest: dict[str, Any]) -> float:
+    """Images that a stage goes over, a training as often as it has epochs."""
+    images = float(manifest["images"])
+    if stage not in TRAINED:
+        return images
+    section, default = manifest["settings"].get(stage, {}), getattr(Config(), stage)
+    if section.get("weights"):
+        return 1.0  # nothing is trained
+    if steps := section.get("iterations"):
+        return float(steps * section.get("batch", default.batch))
+    return images * section.get("epochs", default.epochs)
+
+
+def measured(store: Store, stage: str) -> list[tuple[float, float]]:
+    """Seconds for one of the stage's units, and bytes for an image or of a training in all, of each of its outputs that
+    was made on this machine's kind of device; manifests that lack a number are left out."""
+    costs = []
+    for path in sorted((store.root / stage).glob(f"*/{MANIFEST}")):
+        manifest = store.manifest(path.parent)
+        if {"seconds", "bytes", "images"} <= manifest.keys() and manifest.get("device") == str(default_device()):
+            size = manifest["bytes"] / (1 if stage in TRAINED else manifest["images"])
+            costs.append((manifest["seconds"] / units(stage, manifest), size))
+    return costs
+
+
+def estimate(jobs: Iterable[Work], store: Store) -> list[Row]:
+    """A row for each stage that jobs ask for; an output that several need counts once.
+
+    Args:
+        jobs: every one as if it ran in full.
+        store: nothing is written to it.
+
+    Raises:
+        UserError: the data can't be opened, or a job needs masks that do not exist.
+    """
+    ledger = Ledger(store.root)
+
+    @cache  # its splits are read once
+    def opened(data: Data) -> Pipeline:
+        return Pipeline(Config(data=data), ledger, LocalEngine(1))
+
+    for config, ask in jobs:
+        ask(opened(config.data).changed(config))
+    rows = []
+    for stage, asked in ledger.asked.items():
+        needed = [identity for key, identity in asked.items() if not store.has(stage, key)]
+        costs, seconds, size = measured(store, stage), None, None
+        if costs or not needed:
+            seconds = sum(units(stage, n) for n in needed) * median([unit for unit, _ in costs] or [0.0])
+            images = sum(1 if stage in TRAINED else n["images"] for n in needed)
+            size = images * median([size for _, size in costs] or [0.0])
+        rows.append(Row(stage, len(asked) - len(needed), len(needed), seconds, size, len(costs)))
+    return rows
+
+
+def show(console: Console, rows: Sequence[Row], at_once: int, root: Path) -> None:
+    """Print the rows, their sums over `at_once` jobs at a time, and a warning where the disk of `root` is too small."""
+    table = Table(title="what it would take, if everything runs to its end", title_justify="left")
+    for column in ("stage", "to run", "in the store", "time each", "disk each", "median of"):
+        table.add_column(column, justify="left" if column == "stage" else "right")
+    for row in rows:
+        cells = ["unknown", "unknown", "none"] if row.needed else ["-", "-", "-"]
+        if row.needed and row.seconds is not None and row.bytes is not None:
+            cells = [duration(row.seconds / row.needed), decimal(round(row.bytes / row.needed)), str(row.basis)]
+        table.add_row(row.stage, str(row.needed), str(row.existing), *cells)
+    console.print(table)
+    unknown = [row.stage for row in rows if row.seconds is None]
+    seconds = sum(row.seconds or 0.0 for row in rows) / at_once
+    size, free = sum(row.bytes or 0.0 for row in rows), shutil.disk_usage(root).free
+    text = "time and disk are unknown: this store has no output to go by"
+    if len(unknown) < len(rows):
+        rest = f", and what is unknown: {', '.join(unknown)}" if unknown else ""
+        hours = f"{seconds / 3600:.1f} hours ({duration(seconds)})"
+        text = f"about {hours} with {at_once} at once, {decimal(round(size))} of disk{rest}"
+    console.out(f"{text}; {decimal(free)} are free at {root}", highlight=False)
+    if size > free:
+        more = f"warning: that is {decimal(round(size - free))} more than is free"
+        console.out(f"{more}; free some, or name another folder by --results", highlight=False)
 
 
 def samples(space: Space, number: int) -> list[dict[str, Value]]:

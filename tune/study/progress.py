@@ -17,7 +17,7 @@ from rich.table import Table
 from sfc.scoring.names import PARTS
 from tune.space.parameter import Value
 from tune.space.space_file import Space
-from tune.study.study import SEED_MIOU, complete, counted, proxies, published, values_of
+from tune.study.study import SEED_MIOU, Evaluated, complete, counted, proxies, published, values_of
 
 SHOWN = 10
 
@@ -36,19 +36,14 @@ def shown(value: Value) -> str:
 
 
 class Progress(Callback):
-    """Prints a line as each trial ends: how it went, the best so far against the published setting, time left.
-
-    Args:
-        console: gets the lines.
-        study: has the trials.
-        budget: trials of the study in all.
-    """
+    """Prints a line as each trial ends: how it went, the best so far against the published setting, time left until
+    the study has `budget` trials in all."""
 
     def __init__(self, console: Console, study: optuna.Study, budget: int) -> None:
         self.console, self.study, self.budget = console, study, budget
         self.begin = time.monotonic()
         self.ended = 0
-        self.reference: tuple[FrozenTrial, dict[str, Any]] | None = None
+        self.reference: Evaluated | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # as in StudySearch

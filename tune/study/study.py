@@ -223,15 +223,12 @@ def proxies(ranked: Sequence[FrozenTrial]) -> dict[str, Interval]:
     }
 
 
-def published(
-    study: optuna.Study, ranked: list[FrozenTrial] | None = None
-) -> tuple[FrozenTrial, dict[str, Any]] | None:
-    """The complete trial that measured the published setting, and the evaluation inside it that did: `values`,
-    `value`, `metrics`. None if there is none yet.
+Evaluated = tuple[FrozenTrial, dict[str, Any]]
+"""A complete trial, and one of the evaluations inside it: `values`, `value`, `metrics`."""
 
-    Args:
-        ranked: `complete(study)`, where it is at hand.
-    """
+
+def published(study: optuna.Study, ranked: list[FrozenTrial] | None = None) -> Evaluated | None:
+    """The evaluation that measured the published setting, if there is one yet; `ranked`: `complete(study)`."""
     point, base = study.user_attrs["space"]["published"], flat(base_of(study))
     for trial in complete(study) if ranked is None else ranked:
         for tried in trial.user_attrs.get("inner", ()):

@@ -13,8 +13,8 @@ from sfc.errors import UserError
 from tests.tune.conftest import SPACE
 from tune.evidence.importance import shares
 from tune.space.space_file import Space, load_space
-from tune.study.ask_tell import StudySearch
 from tune.study.edit import same_ranges
+from tune.study.run import StudySearch
 from tune.study.storage import check_database, storage_at
 from tune.study.study import complete, counted, default_name, identity, load_study, open_study, published, repair
 

@@ -16,7 +16,7 @@ from sfc.results import Result
 from sfc.runtime.engine import LocalEngine
 from sfc.runtime.store import MANIFEST, Store
 from tests.tune.conftest import TINY
-from tune.study.estimate import TRAINED, Row, estimate, show, units
+from tune.study.dry_run import TRAINED, Row, estimate, show, units
 
 
 def trial(pipeline: Pipeline) -> None:
