@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from training_step import step
 
 from sfc.config import Classifier
-from sfc.data.crops import Crops
+from sfc.data.crops import Augmentation, Crops
 from sfc.data.dataset import open_folder
 from sfc.method.image_bank import Recipe
 from sfc.runtime.engine import available_cpus
@@ -59,7 +59,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         generate(Path(folder))
         data, section = open_folder(Path(folder)), Classifier()
-        crops = Crops(data, data.split("train"), crop=512, resize_long=section.resize_long, flip=True, seed=0)
+        crops = Crops(data, data.split("train"), Augmentation(512, flip=True, resize_long=section.resize_long), seed=0)
         alone, together = rate(crops, 0), rate(crops, workers)
     seconds = in_turn({"step": step("sfc", gpu)}, rounds=20 if gpu else 3)["step"]
     trained = (20 if gpu else 4) / seconds

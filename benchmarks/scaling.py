@@ -141,7 +141,7 @@ def from_store(store: Store, config: Config) -> dict[str, float]:
     are in its training, the CRF in the prediction."""
     costs = {}
     for stage in ("classifier", "maps", "seeds", "affinity", "edges", "labels", "segmentation", "evaluation"):
-        if seen := sorted(m.seconds for m in measured(store, stage)):
+        if seen := sorted(seconds for seconds, _ in measured(store, stage)):
             costs[stage] = seen[len(seen) // 2]
     if "classifier" in costs:
         section = config.classifier

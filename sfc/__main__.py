@@ -6,20 +6,16 @@ import argparse
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from sfc.terminal import guarded, set_up_logging
-
-__all__ = ["COMMANDS", "Command", "dispatch", "guarded", "main", "outline", "set_up_logging"]
+from sfc.terminal import execute, guarded
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(NamedTuple):
     """A command, imported when it is called."""
 
     module: str
-    """Its module, which has `parser()` and `main(words)`."""
+    """Its module, which has `parser()` and `run(options)`."""
     about: str
     """Its line in the list of commands."""
 
@@ -49,23 +45,20 @@ def outline(
     parser = argparse.ArgumentParser(prog=prog, description=description)
     names = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, command in commands.items():
-        parents = [options[name]] if options else []
-        names.add_parser(name, help=command.about, parents=parents, add_help=False)
+        names.add_parser(name, help=command.about, parents=[options[name]] if options else [], add_help=False)
     return parser
 
 
 def dispatch(parser: argparse.ArgumentParser, commands: Mapping[str, Command], words: Sequence[str]) -> int:
     """Run the command that the first word names with the other words; returns its exit code."""
     first = [OLD_NAMES.get(word, word) for word in words[:1]]
-    options = parser.parse_args(words if first and first[0].startswith("-") else first)
+    name = parser.parse_args(words if first and first[0].startswith("-") else first).command
 
     def command() -> int:
-        module = commands[options.command].load()
+        module = commands[name].load()
         own = module.parser()
-        own.prog = f"{parser.prog} {options.command}"
-        own.parse_intermixed_args(words[1:])  # mistakes and --help are shown under the name that was typed
-        code: int = module.main(words[1:])
-        return code
+        own.prog = f"{parser.prog} {name}"
+        return execute(own, module.run, words[1:])
 
     return guarded(command)
 

@@ -19,7 +19,7 @@ from sfc.errors import UserError
 from sfc.results import Result, Supervision, supervision
 from sfc.runtime.engine import Engine, LocalEngine, default_device
 from sfc.runtime.store import Store, digest
-from sfc.runtime.training import WEIGHTS
+from sfc.runtime.training import WEIGHTS, without_prefix
 from sfc.scoring.names import MEASURES, split_of
 from sfc.scoring.tally import METRICS
 from sfc.stages import affinity, classifier, edges, evaluation, labels, maps, proxies, seeds, segmentation
@@ -96,7 +96,10 @@ class Pipeline:
             for before in spec.inputs(config)
         }
         settings = restrict(config, spec.reads(config))
-        check_weights(settings)
+        for section in ("classifier", "affinity"):  # networks that are taken as they are
+            weights = getattr(settings, section).weights
+            if weights is not None and not Path(weights).is_file():
+                raise UserError(f"{section}.weights: there is no file {weights}")
         identity = {
             "stage": stage,
             "version": spec.version,
@@ -120,8 +123,8 @@ class Pipeline:
         result = Result(label_source=self.data.label_source)
         for prefix in MEASURED[until]:
             split = split_of(prefix, self.config.data)
-            wanted = not STAGES[MEASURES[prefix].stage].needs_masks
-            if wanted or (split in self.data.split_names() and self.split(split).has_masks):
+            needs_masks = STAGES[MEASURES[prefix].stage].needs_masks
+            if not needs_masks or (split in self.data.split_names() and self.split(split).has_masks):
                 self.measure(result, prefix)
         return result
 
@@ -162,21 +165,12 @@ class Pipeline:
         cam = self.config.cam.model_copy(update={"scales": (1.0,), "mirror": False})
         settings, engine = self.config.model_copy(update={"cam": cam}), LocalEngine(1)
         with tempfile.TemporaryDirectory() as name:
-            folders = {part: Path(name, part) for part in ("classifier", "maps", "numbers")}
+            stage = MEASURES[prefix].stage
+            folders = {part: Path(name, part) for part in ("classifier", "maps", stage)}
             for folder in folders.values():
                 folder.mkdir()
-            torch.save(classifier.method_state(weights), folders["classifier"] / WEIGHTS)
-            work = Work(folders["maps"], settings, folders, self.data, few, self.train)
-            maps.run(work, engine)
-            numbers = Work(folders["numbers"], settings, folders, self.data, few, self.train)
-            STAGES[MEASURES[prefix].stage].run(numbers, engine)
-            content: dict[str, Any] = json.loads((folders["numbers"] / METRICS).read_text(encoding="utf-8"))
+            torch.save(without_prefix(weights, "method."), folders["classifier"] / WEIGHTS)
+            for part in ("maps", stage):
+                STAGES[part].run(Work(folders[part], settings, folders, self.data, few, self.train), engine)
+            content: dict[str, Any] = json.loads((folders[stage] / METRICS).read_text(encoding="utf-8"))
         return content
-
-
-def check_weights(settings: Config) -> None:
-    """Raise UserError where a network that is to be taken as it is has no file."""
-    for name in ("classifier", "affinity"):
-        weights = getattr(settings, name).weights
-        if weights is not None and not Path(weights).is_file():
-            raise UserError(f"{name}.weights: there is no file {weights}")

@@ -23,23 +23,15 @@ COLUMN = 1.7
 
 
 def make_figure(width: float, height: float, rows: int = 1, columns: int = 1, **more: Any) -> tuple[Figure, np.ndarray]:
-    """A figure of so many inches that needs no display, and its (rows, columns) axes; `more` is for `subplots`."""
+    """A figure, sized in inches, that needs no display, and its (rows, columns) axes; `more` is for `subplots`."""
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
     return figure, figure.subplots(rows, columns, squeeze=False, **more)
 
 
 def overlay(image: np.ndarray, label: np.ndarray, strength: float = 0.6) -> np.ndarray:
-    """Class colours over a dimmed grey image; void is white.
-
-    Args:
-        image: (H, W, 3) uint8.
-        label: (H, W) class indices.
-        strength: of the colours, in [0, 1].
-
-    Returns:
-        (H, W, 3) uint8.
-    """
+    """Class colours, of a strength in [0, 1], over a dimmed grey image: (H, W, 3) uint8 from such an image and (H, W)
+    class indices; void is white."""
     grey = np.repeat(image.mean(-1, keepdims=True), 3, -1)
     colour = np.where((label == VOID)[..., None], 255, COLOURS[label])
     mixed = np.where((label == 0)[..., None], grey * 0.6, (1 - strength) * grey + strength * colour)
@@ -54,72 +46,50 @@ def maps_grid(
     predictions: Mapping[str, Path] | None = None,
     dpi: int = 90,
 ) -> None:
-    """For each image a row: image; of each setting the strongest fused map and its seeds; label maps; mask.
+    """A row for each image: the image; for each setting the strongest fused map and the seeds; label maps; the mask.
 
     Args:
-        file: where the PNG goes.
-        data: where images and masks are.
+        file: the PNG to write.
+        data: images and masks.
         names: of the images.
-        maps: by title, the folder of a setting's maps, and its fusion and background rule.
+        maps: folder of the maps, and fusion and background rule, of each setting by its title (`""`: none).
         predictions: folders of label maps, such as pseudo-labels, by title.
-        dpi: a column is 1.7 of its inches wide.
+        dpi: pixels to an inch; a column is 1.7 inches wide.
     """
     predictions = predictions or {}
     parts = [f"{title}: {part}" if title else part for title in maps for part in ("fused map", "seeds")]
     titles = ["image", *parts, *predictions, "mask"]
     images = [np.asarray(data.image(name)) for name in names]
     heights = [image.shape[0] / image.shape[1] for image in images]
-    figure, axes = make_figure(
-        COLUMN * len(titles), COLUMN * sum(heights) + 0.3, len(names), len(titles), height_ratios=heights
-    )
-    figure.get_layout_engine().set(w_pad=0.02, h_pad=0.02, hspace=0, wspace=0)
+    width, height = COLUMN * len(titles), COLUMN * sum(heights) + 0.3
+    figure, axes = make_figure(width, height, len(names), len(titles), height_ratios=heights)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, hspace=0, wspace=0)
     for row, name, image in zip(axes, names, images, strict=True):
-        shown: list[tuple[np.ndarray, np.ndarray | None]] = [(image, None)]
+        pictures: list[tuple[np.ndarray, np.ndarray | None]] = [(image, None)]
         for folder, section in maps.values():
             keys, fields = load_maps(folder / f"{name}.npz")
-            label, height = strongest(keys, fields, section.fusion)
+            label, heat = strongest(keys, fields, section.fusion)
             seeds = keys[hard_labels(fields, section)]
-            shown += [(overlay(image, np.zeros_like(label)), height), (overlay(image, seeds), None)]
-        shown += [(overlay(image, read_mask(folder / f"{name}.png")), None) for folder in predictions.values()]
-        known = data.mask_path(name).is_file()
-        shown.append((overlay(image, data.mask(name)) if known else np.zeros_like(image), None))
-        for axis, (picture, height), title in zip(row, shown, titles, strict=True):
+            pictures += [(overlay(image, np.zeros_like(label)), heat), (overlay(image, seeds), None)]
+        pictures += [(overlay(image, read_mask(folder / f"{name}.png")), None) for folder in predictions.values()]
+        has_mask = data.mask_path(name).is_file()
+        pictures.append((overlay(image, data.mask(name)) if has_mask else np.zeros_like(image), None))
+        for axis, (picture, over), title in zip(row, pictures, titles, strict=True):
             axis.imshow(Image.fromarray(picture))
-            if height is not None:
-                axis.imshow(height, cmap="inferno", vmin=0, vmax=1, alpha=0.75)
+            if over is not None:
+                axis.imshow(over, cmap="inferno", vmin=0, vmax=1, alpha=0.75)
             axis.set_axis_off()
             if name == names[0]:
                 axis.set_title(title, fontsize=9)
     figure.savefig(file, dpi=dpi, format="png")
 
 
-def maps_figure(
-    path: Path,
-    data: Dataset,
-    names: Sequence[str],
-    maps: Path,
-    section: Pseudo,
-    predictions: dict[str, Path] | None = None,
-) -> None:
-    """As `maps_grid`, of one setting.
-
-    Args:
-        path: a PNG file.
-        data: where images and masks are.
-        names: of the images.
-        maps: folder of their maps.
-        section: fusion and background rule.
-        predictions: folders of label maps, such as pseudo-labels, by title.
-    """
-    maps_grid(path, data, names, {"": (maps, section)}, predictions)
-
-
 def class_bars(path: Path, iou: dict[str, list[float]], classes: Sequence[str], counts: Sequence[int]) -> None:
-    """Intersection over union by class, most frequent first, one group of bars a series.
+    """A PNG of intersection over union by class, most frequent class first.
 
     Args:
-        path: a PNG file.
-        iou: (K,) values by series, background first.
+        path: the file.
+        iou: (K,) values of each series by its name, background first.
         classes: (C,) names.
         counts: (C,) training images.
     """
@@ -137,12 +107,8 @@ def class_bars(path: Path, iou: dict[str, list[float]], classes: Sequence[str], 
 
 
 def curves(path: Path, history: Sequence[dict[str, float]]) -> None:
-    """Losses by epoch, each in its own panel since their sizes differ; no file for a network trained elsewhere.
-
-    Args:
-        path: a PNG file.
-        history: from `sfc.runtime.training.fit`.
-    """
+    """A PNG of losses by epoch, from `fit`, each in its own panel since their sizes differ; no file for a network that
+    was trained elsewhere and has no history."""
     if not history:
         return
     names = [name for name in history[0] if name not in ("epoch", "images_per_second")]

@@ -18,11 +18,8 @@ Supervision = Literal["image-labels", "held-out masks", "same masks"]
 
 
 def supervision(config: Config, split: str | None, *, tuned_here: bool = False) -> Supervision:
-    """The masks that a number on `split` has seen.
-
-    `split` None: the number is computed without masks. It has none of its own that could be the same; where masks
-    chose the settings it has seen those, on whatever images, and is no longer one from image labels alone.
-    """
+    """The masks that a number on `split` has seen. A number without masks (None) has none of its own that could be the
+    same, but has seen those that chose the settings, on whatever images."""
     if tuned_here or (split is not None and config.selected_on == split):
         return "same masks"
     return "image-labels" if config.selected_on is None else "held-out masks"
@@ -48,12 +45,12 @@ class Result:
     """Where the image labels come from: csv, xml or masks."""
 
     def add(self, prefix: str, metrics: dict[str, Any], seen: dict[str, Supervision]) -> None:
-        """Add the numbers of a stage under a prefix.
+        """Add the numbers of a stage under a prefix such as `seed`.
 
         Args:
-            prefix: such as `seed`.
+            prefix: begins the names.
             metrics: content of the stage's metrics.json; below `best`, numbers tuned on the masks that they report on.
-            seen: the masks that the numbers have seen, and those below `best`, by "" and "best".
+            seen: the masks that the numbers have seen, by "", and those that the numbers below `best` have, by "best".
         """
         metrics = dict(metrics)
         best = metrics.pop("best", {})

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 
 from sfc.errors import Diverged, UserError
@@ -64,6 +65,29 @@ def guarded(command: Callable[[], int]) -> int:
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, handler)
     return TERMINATED if code == INTERRUPTED and _Received.sigterm else code
+
+
+def execute(
+    parser: argparse.ArgumentParser, run: Callable[[argparse.Namespace], int], words: Sequence[str] | None = None
+) -> int:
+    """Parse a command line and run the command; every command goes through here.
+
+    Args:
+        parser: the command's parser.
+        run: gets the parsed options and, as `options.words`, the words themselves; returns the exit code.
+        words: the command line without the program; None: this process's.
+
+    Returns:
+        The exit code, see `guarded`.
+    """
+    words = sys.argv[1:] if words is None else list(words)
+    options = parser.parse_intermixed_args(words, argparse.Namespace(words=words))
+
+    def logged() -> int:
+        set_up_logging()
+        return run(options)
+
+    return guarded(logged)
 
 
 def set_up_logging() -> None:

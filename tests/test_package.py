@@ -133,12 +133,50 @@ def sfc(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+SPACE = """
+base: synthetic.yaml
+parameters:
+  classifier.options.smoothing: {uniform: [0.0, 0.2]}
+published: {classifier.options.smoothing: 0.1}
+asha: null
+budget: {trials: 1, inner: 0}
+final: {top: 1, seeds: 1}
+"""
+METHOD = """
+from sfc import Section
+from sfc.method.plain_cam import PlainCam
+
+
+class Options(Section):
+    smoothing: float = 0.0
+
+
+class Smooth(PlainCam):
+    Options = Options
+
+    def __init__(self, backbone, training, options):
+        super().__init__(backbone, training, options)
+        self.smoothing = options.smoothing
+
+    def step(self, crop, progress):
+        return super().step(crop._replace(label=crop.label * (1 - self.smoothing)), progress)
+"""
+
+
 @pytest.mark.slow
 def test_the_wheel_works_without_a_checkout(sfc: Callable[..., str], tmp_path: Path) -> None:
     assert "search" in sfc("--help")
     assert "format: synthetic" in sfc("show", "synthetic.yaml")
-    results = tmp_path / "results"
+    assert "method: seam:Seam" in sfc("show", "synthetic.yaml", "classifier.method=seam:Seam"), "the example is in it"
+    results, folder = tmp_path / "results", tmp_path / "elsewhere"
     tiny = [*TINY, "classifier.epochs=1", "data.synthetic.size=32", f"data.root={tmp_path / 'data'}"]
     assert "val/miou" in sfc("run", "--results", str(results), "synthetic.yaml", *tiny)
     assert len(list((results / "store" / "evaluation").glob("*/manifest.json"))) == 1
-    assert not list((tmp_path / "elsewhere").iterdir())
+    assert not list(folder.iterdir())
+
+    (folder / "own.yaml").write_text(SPACE)
+    (folder / "smooth.py").write_text(METHOD)
+    words = ["--space", "own.yaml", "--study", "own", "--results", str(results), "classifier.method=smooth:Smooth"]
+    assert "final run of trial 0" in sfc("search", *words, *tiny)
+    best = sfc("show", str(results / "final" / "own" / "best.yaml"))
+    assert "method: smooth:Smooth" in best and "smoothing: 0.1" in best

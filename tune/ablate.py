@@ -10,9 +10,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from sfc.__main__ import guarded, set_up_logging
 from sfc.errors import UserError
 from sfc.runtime.store import write_atomic
+from sfc.terminal import execute
 from tune.options import add_shared_options, allow_plugins, cluster_options
 from tune.study.names import study_name
 
@@ -32,18 +32,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code: 1 where a run failed."""
-    options = parser().parse_intermixed_args(arguments)
-    words = shlex.join(sys.argv[1:] if arguments is None else arguments)
-    return guarded(lambda: _ablate(options, f"python tune/ablate.py {words}"))
+    return execute(parser(), run, arguments)
 
 
-def _ablate(options: argparse.Namespace, command: str) -> int:
+def run(options: argparse.Namespace) -> int:
+    """The command on parsed options; returns the exit code."""
     from tune.evidence import tables
     from tune.runs.ablation import prepare, run_ablation, start_points
     from tune.space.plan_file import arm_configs, load_plan
     from tune.study.storage import one_driver
 
-    set_up_logging()
     allow_plugins(options)
     if options.seeds < 1:
         raise UserError(f"--seeds {options.seeds}: at least one is needed")
@@ -51,7 +49,7 @@ def _ablate(options: argparse.Namespace, command: str) -> int:
     configs = arm_configs(plan, *start_points(plan, options.base, options.study, options.results, options.overrides))
     ablation = prepare(plan, configs, options.seeds, cluster)
     numbers = ablation.numbers
-    numbers |= {"command": command, "study": options.study}
+    numbers |= {"command": f"python tune/ablate.py {shlex.join(options.words)}", "study": options.study}
     if options.seeds == 1:
         console.print("one seed only: there will be no interval over seeds")
     with one_driver(ablation.folder.with_suffix(".lock")):

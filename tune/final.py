@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from sfc.__main__ import guarded, set_up_logging
 from sfc.scoring.names import MEASURES, PARTS, title_of
+from sfc.terminal import execute
 from tune.options import add_shared_options, allow_plugins, cluster_options
 from tune.study.names import study_name
 
@@ -27,16 +27,15 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code: 1 where a run failed."""
-    options = parser().parse_intermixed_args(arguments)
-    return guarded(lambda: _final(options))
+    return execute(parser(), run, arguments)
 
 
-def _final(options: argparse.Namespace) -> int:
+def run(options: argparse.Namespace) -> int:
+    """The command on parsed options; returns the exit code."""
     from tune.runs.finals import jobs_of, run_final
     from tune.study.study import load_study
     from tune.tracking.tracker import EXPERIMENT, Tracker, tracking_uri, without_password
 
-    set_up_logging()
     allow_plugins(options)
     cluster, uri, console = cluster_options(options), tracking_uri(options.results), Console()
     study = load_study(options.study, options.results)

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from sfc.terminal import execute
+
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
@@ -22,23 +24,22 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def write_report(options: argparse.Namespace, command: str) -> int:
+def run(options: argparse.Namespace) -> int:
     """Make the page and write it; returns the exit code.
 
     Raises:
         UserError: there is no such study, or the file can't be written.
     """
-    from sfc.__main__ import set_up_logging
     from sfc.errors import UserError
     from sfc.runtime.store import write_atomic
     from tune.evidence.page import page
     from tune.study.study import load_study
 
-    set_up_logging()
     for path in options.plugin:
         from sfc.config import plugins
 
         plugins.allow(path)
+    command = f"python tune/report.py {shlex.join(options.words)}"
     html = page(load_study(options.study, options.results), options.results, command)
     name = re.sub(r"[^\w.-]", "_", options.study) + ".html"  # a study of an older version may have any name
     file = options.out or options.results / "reports" / name
@@ -53,11 +54,7 @@ def write_report(options: argparse.Namespace, command: str) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
-    words = sys.argv[1:] if arguments is None else arguments
-    options = parser().parse_args(words)
-    from sfc.__main__ import guarded  # behind the parser, so that help and a wrong option answer at once
-
-    return guarded(lambda: write_report(options, f"python tune/report.py {shlex.join(words)}"))
+    return execute(parser(), run, arguments)
 
 
 if __name__ == "__main__":

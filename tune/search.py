@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sfc.terminal import guarded
+from sfc.terminal import execute
 from tune.options import ClusterOptions, add_shared_options, cluster_options
 from tune.study.names import study_name
 
@@ -37,30 +37,25 @@ def parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
-    options = parser().parse_intermixed_args(arguments)
-    options.words = list(sys.argv[1:] if arguments is None else arguments)
+    return execute(parser(), run, arguments)
 
-    def command() -> int:
-        import optuna
-        from rich.console import Console
 
-        from sfc.terminal import set_up_logging
+def run(options: argparse.Namespace) -> int:
+    """The command on parsed options; returns the exit code."""
+    import optuna
+    from rich.console import Console
 
-        set_up_logging()
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        return search(options, Console())
-
-    return guarded(command)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return search(options, Console())
 
 
 def search(options: argparse.Namespace, console: Console, *, final: bool = True) -> int:
     """The whole command; without `final` it ends after the trials. Returns the exit code."""
-    from sfc.runtime.engine import available_cpus
     from tune.cluster.connect import connect
     from tune.space.space_file import load_space
     from tune.study import steps
     from tune.study.dry_run import show_plan
-    from tune.study.progress import Progress, show_edits
+    from tune.study.progress import Progress, show_study
     from tune.study.run import run_trials
     from tune.study.storage import one_driver
     from tune.study.study import complete, counted, default_name, open_study
@@ -71,15 +66,16 @@ def search(options: argparse.Namespace, console: Console, *, final: bool = True)
     deadline = steps.deadline_of(options.time or space.file.budget.time)
     cluster = cluster_options(options)
     space, pipeline = steps.open_data(space, cluster.store)
-    name = options.study or default_name(space, Path(options.space).stem)
+    name = options.study = options.study or default_name(space, Path(options.space).stem)
     if options.dry_run:
-        existing = steps.existing_study(name, cluster.results)
-        show_plan(console, space, name, pipeline, existing, available_cpus())
+        show_plan(console, space, name, pipeline, cluster.results)
         return 0
 
     with one_driver(cluster.results / "studies" / f"{name}.lock"):
         study, edits = open_study(name, space, cluster.results)
-        show_edits(console, edits, len(counted(study)))
+        if edits:
+            text = f"the space file was edited; the study goes on, its {len(counted(study))} trials count:"
+            console.out("\n  ".join([text, *edits]), highlight=False)
         connect(cluster.address)
         job = steps.job_of(space, cluster, options.workers_per_trial, options.gpus_per_trial)
         tracker = Tracker(tracking_uri(cluster.results), cluster.results)
@@ -96,7 +92,7 @@ def search(options: argparse.Namespace, console: Console, *, final: bool = True)
         over = time.monotonic() > deadline
         if len(counted(study)) < budget and not over:
             raise KeyboardInterrupt  # Ray Tune caught it and ended the trials
-        steps.show_trials(console, study, space, over)
+        show_study(console, study, space, over)
         if not complete(study):
             tracker.end(run, failed=True)
             return 1

@@ -17,13 +17,12 @@ from rich.filesize import decimal
 from rich.prompt import Confirm
 from rich.table import Table
 
-from sfc.__main__ import guarded
 from sfc.errors import UserError
 from sfc.runtime.inventory import Item, inventory, referred, remove, store_folder
 from sfc.runtime.stores import store_address
+from sfc.terminal import execute
 from tune.options import results_folder
 from tune.study.storage import STORAGE, one_driver, storage_at
-from tune.study.study import name_of
 
 FILES = {"final": "final/*/finals.json", "ablation": "ablations/*/numbers.json"}
 """Files of a results folder whose entries `folders` name outputs, by the command that writes them."""
@@ -31,10 +30,10 @@ FILES = {"final": "final/*/finals.json", "ablation": "ablations/*/numbers.json"}
 
 def folders_in(value: Any) -> Iterator[str]:
     """Every path under a key `folders`, at any depth of a JSON value."""
-    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
-    if isinstance(value, dict) and isinstance(value.get("folders"), dict):
-        yield from value["folders"].values()
-    for child in children:
+    if isinstance(value, dict):
+        yield from value["folders"].values() if isinstance(value.get("folders"), dict) else ()
+        value = list(value.values())
+    for child in value if isinstance(value, list) else ():
         yield from folders_in(child)
 
 
@@ -47,10 +46,9 @@ def references(results: Path) -> dict[str, set[str]]:
     named: dict[str, set[str]] = {}
     if (results / "optuna.db").is_file() or os.environ.get(STORAGE):
         storage = storage_at(results)
-        for full_name in optuna.get_all_study_names(storage):
-            study = optuna.load_study(study_name=full_name, storage=storage)
-            attributes = [trial.user_attrs for trial in study.get_trials(deepcopy=False)]
-            named.setdefault(f"study {name_of(study)}", set()).update(a["maps"] for a in attributes if "maps" in a)
+        for name in optuna.get_all_study_names(storage):
+            trials = optuna.load_study(study_name=name, storage=storage).get_trials(deepcopy=False)
+            named[f"study {name}"] = {trial.user_attrs["maps"] for trial in trials if "maps" in trial.user_attrs}
     for kind, pattern in FILES.items():
         for path in sorted(results.glob(pattern)):
             try:
@@ -73,31 +71,22 @@ def _table(title: str, columns: Sequence[str]) -> Table:
 
 
 def show(console: Console, store: Path, items: Sequence[Item], uses: dict[str, set[str]]) -> None:
-    """Print a table by stage, and one by study.
-
-    Args:
-        console: to print on.
-        store: the store's folder.
-        items: all that it holds.
-        uses: names of the outputs that each study, final or ablation refers to.
-    """
+    """Print what a store holds by stage, and by what refers to it: names of outputs by study, final or ablation."""
     used = set().union(*uses.values())
-    table = _table(
-        str(store), ("stage", "outputs", "size", "unused", "size", "unfinished", "size", "leftovers", "size")
-    )
-    stages = {stage: [i for i in items if i.stage == stage] for stage in dict.fromkeys(i.stage for i in items)}
-    for stage, own in {**stages, "all": list(items)}.items():
-        if stage == "all":
-            table.add_section()
-        outputs = [i for i in own if i.kind == "output"]
-        unused = [i for i in outputs if i.name not in used]
-        rest = ([i for i in own if i.kind == kind] for kind in ("unfinished", "leftover"))
-        table.add_row(stage, *(cell for group in (outputs, unused, *rest) for cell in _size(group)))
+    outputs = [i for i in items if i.kind == "output"]
+    groups = [outputs, [i for i in outputs if i.name not in used]]
+    groups += [[i for i in items if i.kind == kind] for kind in ("unfinished", "leftover")]
+    heads = ("outputs", "unused", "unfinished", "leftovers")
+    table = _table(str(store), ("stage", *(column for head in heads for column in (head, "size"))))
+    for stage in dict.fromkeys(i.stage for i in items):
+        table.add_row(stage, *(cell for group in groups for cell in _size([i for i in group if i.stage == stage])))
+    table.add_section()
+    table.add_row("all", *(cell for group in groups for cell in _size(group)))
     console.print(table)
     if uses:
         table = _table("what refers to them (an output may be counted in several rows)", ("by", "outputs", "size"))
         for title, names in uses.items():
-            table.add_row(title, *_size([i for i in items if i.kind == "output" and i.name in names]))
+            table.add_row(title, *_size([i for i in outputs if i.name in names]))
         console.print(table)
 
 
@@ -115,15 +104,10 @@ def idle(results: Path) -> Iterator[None]:
 
 
 def clean(console: Console, unwanted: Sequence[Item], *, ask: bool) -> None:
-    """Remove what nothing refers to, unfinished working folders and leftovers.
-
-    Args:
-        console: to ask and tell on.
-        unwanted: items to remove.
-        ask: whether to ask first.
+    """Remove items, after a question where `ask`.
 
     Raises:
-        UserError: there is nobody to ask.
+        UserError: nobody can be asked.
     """
     count, size = _size(unwanted)
     if not unwanted:
@@ -156,24 +140,24 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
+def run(options: argparse.Namespace) -> int:
+    """The command on parsed options; returns the exit code."""
+    console = Console()
+    store = store_folder(options.store or options.results / "store")
+    with idle(options.results) if options.remove else nullcontext():
+        uses = {title: referred(store, folders) for title, folders in references(options.results).items()}
+        items = inventory(store)
+        show(console, store, items, uses)
+        if options.remove:
+            used = set().union(*uses.values())
+            unwanted = [item for item in items if item.kind != "output" or item.name not in used]
+            clean(console, unwanted, ask=not options.yes)
+    return 0
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
-    options = parser().parse_args(arguments)
-
-    def command() -> int:
-        console = Console()
-        store = store_folder(options.store or options.results / "store")
-        with idle(options.results) if options.remove else nullcontext():
-            uses = {title: referred(store, folders) for title, folders in references(options.results).items()}
-            items = inventory(store)
-            show(console, store, items, uses)
-            if options.remove:
-                used = set().union(*uses.values())
-                unwanted = [item for item in items if item.kind != "output" or item.name not in used]
-                clean(console, unwanted, ask=not options.yes)
-        return 0
-
-    return guarded(command)
+    return execute(parser(), run, arguments)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The commands of `python -m sfc`, a module each, with two functions.
 
-`parser()` gives the command line. `main(words)` runs the command and returns its exit code. Importing such a module
-costs next to nothing: what a command needs is imported when it runs.
+`parser()` gives the command line; `run(options)` runs the command and returns its exit code. Importing such a module
+costs next to nothing: what a command needs is imported when it runs, the settings first, so that a wrong file is
+refused before torch is imported, which takes seconds.
 """
 
 from __future__ import annotations

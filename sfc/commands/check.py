@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from sfc.commands import config_parser
 from sfc.errors import UserError
-from sfc.terminal import guarded, set_up_logging
 
 if TYPE_CHECKING:
     import numpy as np
@@ -53,24 +52,18 @@ def parser() -> argparse.ArgumentParser:
     return config_parser(__doc__)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    options = parser().parse_intermixed_args(words)
+def run(options: argparse.Namespace) -> int:
+    """The command; returns the exit code."""
+    from sfc.config.files import load_config
 
-    def command() -> int:
-        from sfc.config.files import load_config
+    config = load_config(options.config, options.overrides)
+    from sfc.data import open_dataset
+    from sfc.data.check import check_data
 
-        config = load_config(options.config, options.overrides)
-        set_up_logging()
-        from sfc.data import open_dataset
-        from sfc.data.check import check_data
-
-        data = open_dataset(config.data)
-        report = check_data(data, config.data)
-        print_counts(data, report.counts, {"images": report.images, "masks": report.masks})
-        if report.problems:
-            raise UserError(f"{len(report.problems)} problems in the data:{listed(report.problems)}")
-        print("settings and data are in order")
-        return 0
-
-    return guarded(command)
+    data = open_dataset(config.data)
+    report = check_data(data, config.data)
+    print_counts(data, report.counts, {"images": report.images, "masks": report.masks})
+    if report.problems:
+        raise UserError(f"{len(report.problems)} problems in the data:{listed(report.problems)}")
+    print("settings and data are in order")
+    return 0

@@ -3,39 +3,12 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from sfc.commands.check import listed, print_counts
 from sfc.errors import UserError
-from sfc.terminal import guarded, set_up_logging
 
 YEARS = {"coco14": 2014, "coco17": 2017}
-
-
-def prepare(name: str, root: Path) -> None:
-    """Prepare the benchmark and print its counts.
-
-    Raises:
-        UserError: files are missing, or counts differ from the published ones.
-    """
-    from sfc.data import coco, voc
-    from sfc.data.dataset import open_folder
-
-    if name == "voc":
-        folder = voc.prepare_voc(root)
-        report = voc.verify_voc(folder, voc.PUBLISHED)
-    else:
-        folder = coco.prepare_coco(root, YEARS[name])
-        report = coco.verify_coco(folder, coco.PUBLISHED[YEARS[name]])
-    print_counts(open_folder(folder), report.counts, {"images": report.images})
-    use = f"data.format={name} data.root={root}"
-    if report.problems:
-        raise UserError(
-            f"{folder} is not the published {name}, in {len(report.problems)} ways:{listed(report.problems)}\n"
-            f"It can be used ({use}), but what is measured on it can't be compared with published numbers"
-        )
-    print(f"all counts are the published ones; to use it: {use}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -47,17 +20,33 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    options = parser().parse_intermixed_args(words)
+def run(options: argparse.Namespace) -> int:
+    """The command; returns the exit code.
 
-    def command() -> int:
-        set_up_logging()
-        if options.download:
-            from sfc.data.download import download
+    Raises:
+        UserError: files are missing, or counts differ from the published ones.
+    """
+    from sfc.data import coco, voc
+    from sfc.data.check import compare
+    from sfc.data.dataset import open_folder
 
-            download(options.name, options.root)
-        prepare(options.name, options.root)
-        return 0
+    name, root = options.name, options.root
+    if options.download:
+        from sfc.data.download import download
 
-    return guarded(command)
+        download(name, root)
+    if name == "voc":
+        folder = voc.prepare_voc(root)
+        report = voc.verify_voc(folder, voc.PUBLISHED)
+    else:
+        folder = coco.prepare_coco(root, YEARS[name])
+        report = compare(folder, coco.PUBLISHED[YEARS[name]])
+    print_counts(open_folder(folder), report.counts, {"images": report.images})
+    use = f"data.format={name} data.root={root}"
+    if report.problems:
+        raise UserError(
+            f"{folder} is not the published {name}, in {len(report.problems)} ways:{listed(report.problems)}\n"
+            f"It can be used ({use}), but what is measured on it can't be compared with published numbers"
+        )
+    print(f"all counts are the published ones; to use it: {use}")
+    return 0

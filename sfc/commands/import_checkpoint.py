@@ -3,46 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
-
-from sfc.terminal import guarded
-
-if TYPE_CHECKING:
-    from sfc.config import Config
 
 USES = {"sfc": "classifier.weights", "irn": "pseudo.method=irn affinity.weights"}
 """Settings that take the weights in the place of training, by the kind of network."""
-
-
-def import_checkpoint(file: Path, out: Path, config: Config | None) -> None:
-    """Check the checkpoint in `file` against the configuration's network, or the published one; write it to `out`.
-
-    Raises:
-        UserError: not such a checkpoint, incomplete, or of another network.
-    """
-    import torch
-
-    from sfc.data import open_dataset
-    from sfc.method.network import SFCNet
-    from sfc.networks import published_checkpoints as published
-    from sfc.networks.backbone import build_backbone
-    from sfc.refine.irn import IRN
-
-    checkpoint = published.read_checkpoint(file, "import-checkpoint")
-    if config is None:
-        net = published.published_network(checkpoint)
-    else:
-        backbone = config.backbone.model_copy(update={"weights": None})
-        with torch.device("meta"):
-            classes = len(open_dataset(config.data).classes)
-            net = IRN(backbone) if checkpoint.kind == "irn" else SFCNet(build_backbone(backbone), classes)
-    published.check_fit(checkpoint, net, file, "import-checkpoint")
-    published.write(checkpoint.state, out)
-    count = f", {checkpoint.classes} classes" if checkpoint.classes else ""
-    print(f"{file}: {published.TITLES[checkpoint.kind]}{count}, {len(checkpoint.state)} tensors, complete")
-    print(f"written to {out}; to use it without training:\n  sfc run CONFIG {USES[checkpoint.kind]}={out}")
 
 
 def parser() -> argparse.ArgumentParser:
@@ -55,16 +19,28 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    options = parser().parse_intermixed_args(words)
+def run(options: argparse.Namespace) -> int:
+    """The command; returns the exit code. Without a configuration the checkpoint must fit the published network.
 
-    def command() -> int:
-        from sfc.config.files import load_config
+    Raises:
+        UserError: not such a checkpoint, incomplete, or of another network.
+    """
+    from sfc.config.files import load_config
 
-        config = load_config(options.config, options.overrides) if options.config else None
-        out = options.out or Path("results", "imported", f"{options.file.stem}.pt")
-        import_checkpoint(options.file, out, config)
-        return 0
+    config = load_config(options.config, options.overrides) if options.config else None
+    from sfc.data import open_dataset
+    from sfc.networks import published_checkpoints as published
 
-    return guarded(command)
+    file, out = options.file, options.out or Path("results", "imported", f"{options.file.stem}.pt")
+    checkpoint = published.read_checkpoint(file, "import-checkpoint")
+    if config is None:
+        net = published.network_for(checkpoint)
+    else:
+        backbone = config.backbone.model_copy(update={"weights": None})
+        net = published.network_for(checkpoint, backbone, len(open_dataset(config.data).classes))
+    published.check_network(checkpoint, net, file, "import-checkpoint")
+    published.write(checkpoint.state, out)
+    count = f", {checkpoint.classes} classes" if checkpoint.classes else ""
+    print(f"{file}: {checkpoint.title}{count}, {len(checkpoint.state)} tensors, complete")
+    print(f"written to {out}; to use it without training:\n  sfc run CONFIG {USES[checkpoint.kind]}={out}")
+    return 0

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sfc.commands import config_parser
-from sfc.terminal import guarded, set_up_logging
 
 if TYPE_CHECKING:
     from sfc.results import Result
 
 
 def log_epoch(metrics: dict[str, float], _: dict[str, Any]) -> None:
-    """One line on an epoch of a training: its number, losses and speed in images/s."""
+    """Log an epoch of a training: its number, losses and speed in images/s."""
     losses = "  ".join(f"{k} {v:.4f}" for k, v in metrics.items() if k not in ("epoch", "images_per_second"))
     logging.getLogger("sfc").info(
         "  epoch %d  %s  %.0f images/s", metrics["epoch"], losses, metrics["images_per_second"]
@@ -47,21 +45,15 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    options = parser().parse_intermixed_args(words)
+def run(options: argparse.Namespace) -> int:
+    """The command; returns the exit code."""
+    from sfc.config.files import load_config
 
-    def command() -> int:
-        from sfc.config.files import load_config
+    config = load_config(options.config, options.overrides)
+    from sfc.pipeline import Pipeline
+    from sfc.runtime.engine import LocalEngine
+    from sfc.runtime.stores import open_store
 
-        config = load_config(options.config, options.overrides)
-        set_up_logging()
-        from sfc.pipeline import Pipeline  # imports torch, which takes seconds: a wrong file is refused before
-        from sfc.runtime.engine import LocalEngine
-        from sfc.runtime.stores import open_store
-
-        store = open_store(options.store or options.results / "store")
-        show_result(Pipeline(config, store, LocalEngine(on_report=log_epoch)).run())
-        return 0
-
-    return guarded(command)
+    store = open_store(options.store or options.results / "store")
+    show_result(Pipeline(config, store, LocalEngine(on_report=log_epoch)).run())
+    return 0

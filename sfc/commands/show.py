@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 from sfc.commands import config_parser
-from sfc.terminal import guarded
 
 
 def parser() -> argparse.ArgumentParser:
@@ -14,14 +12,9 @@ def parser() -> argparse.ArgumentParser:
     return config_parser(__doc__)
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run the command; returns the exit code."""
-    options = parser().parse_intermixed_args(words)
+def run(options: argparse.Namespace) -> int:
+    """The command; returns the exit code."""
+    from sfc.config.files import dump_config, load_config
 
-    def command() -> int:
-        from sfc.config.files import dump_config, load_config
-
-        print(dump_config(load_config(options.config, options.overrides)), end="")
-        return 0
-
-    return guarded(command)
+    print(dump_config(load_config(options.config, options.overrides)), end="")
+    return 0

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 SETTINGS_VERSION = 2
@@ -48,8 +49,8 @@ def _named_scales(value: object) -> object:
     if not isinstance(value, str):
         return tuple(value) if isinstance(value, list) else value  # after a validator, strict mode refuses a list
     if value not in SCALE_PRESETS:
-        known = ", ".join(SCALE_PRESETS)
-        raise PydanticCustomError("unknown_scales", "Input should be {known} or a list of factors", {"known": known})
+        names = ", ".join(SCALE_PRESETS)
+        raise PydanticCustomError("unknown_scales", "Input should be {names} or a list of factors", {"names": names})
     return SCALE_PRESETS[value]
 
 
@@ -62,6 +63,18 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+def one_of(names: Collection[str], more: str, fits: Callable[[str], object]) -> AfterValidator:
+    """A check that a text is one of some names or else `fits`, of which `more` is the form."""
+
+    def check(value: str) -> str:
+        if value not in names and not fits(value):
+            text = f"Input should be {', '.join(names)} or {more}"
+            raise PydanticCustomError("unknown_name", "{text}", {"text": text})
+        return value
+
+    return AfterValidator(check)
 
 
 def check_range(name: str, ends: tuple[float, float] | None) -> None:

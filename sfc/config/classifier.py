@@ -6,8 +6,7 @@ import json
 import re
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, SerializeAsAny, ValidationInfo, field_validator, model_validator
 
 from sfc.config import plugins
 from sfc.config.base import (
@@ -23,6 +22,7 @@ from sfc.config.base import (
     Source,
     Training,
     check_range,
+    one_of,
 )
 from sfc.errors import UserError
 from sfc.method.weighting import Weighting
@@ -30,28 +30,10 @@ from sfc.method.weighting import Weighting
 BACKBONES = ("small", "resnet18", "resnet50", "resnet101", "mobilenet_v2")
 
 
-def _backbone(value: str) -> str:
-    if value not in BACKBONES and not re.fullmatch(r"timm/[A-Za-z0-9_.]+", value):
-        known = ", ".join(BACKBONES)
-        raise PydanticCustomError("unknown_backbone", "Input should be {known} or timm/NAME", {"known": known})
-    return value
-
-
-def _method(value: str) -> str:
-    if value not in METHODS and not plugins.is_path(value):
-        known = ", ".join(METHODS)
-        raise PydanticCustomError("unknown_method", "Input should be {known} or module:Class", {"known": known})
-    return value
-
-
-BackboneName = Annotated[str, AfterValidator(_backbone)]
-MethodName = Annotated[str, AfterValidator(_method), Source()]
-
-
 class Backbone(Section):
     """The network under the heads, its weights, and what its input looks like."""
 
-    name: BackboneName = "resnet50"
+    name: Annotated[str, one_of(BACKBONES, "timm/NAME", re.compile(r"timm/[A-Za-z0-9_.]+").fullmatch)] = "resnet50"
     """`timm/NAME`: a convolutional network or vision transformer of timm (pip install sfc-wsss[timm])."""
     weights: File = None
     """None (learns from scratch), a name of torchvision's, such as IMAGENET1K_V2, or a file."""
@@ -116,7 +98,7 @@ def options_of(method: str) -> type[Section]:
 class Classifier(Training):
     """Training of the classifier by a method: the paper's, plain CAM, or one of the user's."""
 
-    method: MethodName = "sfc"
+    method: Annotated[str, one_of(METHODS, "module:Class", plugins.is_path), Source()] = "sfc"
     """`sfc`; `cam`, the classification loss alone; `maps`, maps that another program made; or `module:Class`."""
     options: SerializeAsAny[Section] = Field(default=SfcOptions(), validate_default=True)
     """Settings of the method's own."""

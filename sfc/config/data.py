@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, model_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, model_validator
 
 from sfc.config import plugins
-from sfc.config.base import Count, Section
+from sfc.config.base import Count, Section, one_of
 
 FORMATS = ("synthetic", "folder", "voc", "coco14", "coco17")
-
-
-def _format(value: str) -> str:
-    if value not in FORMATS and not plugins.is_path(value):
-        text = "Input should be {known}, or module:function for a format of your own"
-        raise PydanticCustomError("unknown_format", text, {"known": ", ".join(FORMATS)})
-    return value
-
-
-Format = Annotated[str, AfterValidator(_format)]
 
 
 class Synthetic(Section):
@@ -42,7 +31,7 @@ class Synthetic(Section):
 class Data(Section):
     """Where images, labels and masks come from."""
 
-    format: Format = "synthetic"
+    format: Annotated[str, one_of(FORMATS, "module:function", plugins.is_path)] = "synthetic"
     """`voc` (2012), `coco14` and `coco17` are the benchmarks that `sfc data` has prepared; `module:function` is a
     function of one's own that gets this section and returns a folder in VOC layout (a Path)."""
     root: str = "results/data"
@@ -62,3 +51,8 @@ class Data(Section):
         if self.val in (self.train, self.select):
             raise ValueError(f"val: the split {self.val!r} that reports must differ from those that train and select")
         return self
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        if plugins.is_path(self.format):  # the process that pickled the section was allowed to import it
+            plugins.allow(self.format)

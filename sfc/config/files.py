@@ -13,14 +13,13 @@ import yaml
 from pydantic import ValidationError
 
 from sfc.config import Backbone, Config, plugins
-from sfc.config.values import absolute_paths, walk
+from sfc.config.base import Content
+from sfc.config.values import marked, walk
 from sfc.errors import UserError
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-EXPERIMENTS = next(
-    (folder for folder in (_PACKAGE / "experiments", _PACKAGE.parent / "experiments") if folder.is_dir()),
-    _PACKAGE.parent / "experiments",
-)
+_INSTALLED = _PACKAGE / "experiments"
+EXPERIMENTS = _INSTALLED if _INSTALLED.is_dir() else _PACKAGE.parent / "experiments"
 """Folder of the YAML files: inside the installed package, or beside `sfc/` in a checkout."""
 
 Address = tuple[str | int, ...]
@@ -63,18 +62,17 @@ def find_file(name: str, folders: Sequence[Path]) -> Path:
     Raises:
         UserError: it is in neither; lists what the folders hold.
     """
-    path = Path(name)
-    for place in [path, *(folder / name for folder in folders)]:
-        if place.is_file():
-            return place
-    known = sorted(file.name for folder in folders for file in folder.glob("*.yaml"))
-    close = difflib.get_close_matches(path.name, known, n=1)
-    hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(known) or 'none'}"
+    for path in [Path(name), *(folder / name for folder in folders)]:
+        if path.is_file():
+            return path
+    files = sorted(file.name for folder in folders for file in folder.glob("*.yaml"))
+    close = difflib.get_close_matches(Path(name).name, files, n=1)
+    hint = f"; did you mean {close[0]}?" if close else f"; known: {', '.join(files) or 'none'}"
     raise UserError(f"there is no file {name}{hint}")
 
 
 def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Address, str]]:
-    """The mapping in a file, and the place `file:line` of each of its entries.
+    """The mapping in a file, and `file:line` of each of its entries.
 
     Raises:
         UserError: not YAML, or not a mapping.
@@ -93,7 +91,7 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Address, str]]:
         raise UserError(f"{path}:1: expected `section:` with settings below it, found {type(value).__name__}")
     places: dict[Address, str] = {}
 
-    def walk(node: yaml.Node, address: Address) -> None:
+    def visit(node: yaml.Node, address: Address) -> None:
         children: list[tuple[Any, yaml.Node, yaml.Node]] = []
         if isinstance(node, yaml.MappingNode):
             children = [(key.value, key, child) for key, child in node.value]
@@ -103,18 +101,21 @@ def read_yaml(path: Path) -> tuple[dict[str, Any], dict[Address, str]]:
             if (*address, key) in places and isinstance(node, yaml.MappingNode):
                 raise UserError(f"{path}:{where.start_mark.line + 1}: {key} stands here twice")
             places[(*address, key)] = f"{path}:{where.start_mark.line + 1}"
-            walk(child, (*address, key))
+            visit(child, (*address, key))
 
-    walk(node, ())
-    _allow_named(value)
+    if node is not None:
+        visit(node, ())
+    allow_named(value)
     return value, places
 
 
-def _allow_named(value: Any) -> None:
+def allow_named(value: Any) -> None:
     """Let this process import the code that the user's own file or command line names as `module:name`."""
-    if isinstance(value, dict | list):
-        for item in value.values() if isinstance(value, dict) else value:
-            _allow_named(item)
+    if isinstance(value, dict):
+        value = list(value.values())
+    if isinstance(value, list):
+        for item in value:
+            allow_named(item)
     elif isinstance(value, str) and plugins.is_path(value):
         plugins.allow(value)
 
@@ -130,10 +131,9 @@ def merge(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
 
 def merge_settings(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
     """`merge` of settings: where the change names another method, the options of the old one go."""
-    section = base.get("classifier")
-    method = (change.get("classifier") or {}).get("method") if isinstance(change.get("classifier"), dict) else None
-    if method is not None and isinstance(section, dict) and method != section.get("method", "sfc"):
-        base = base | {"classifier": {key: value for key, value in section.items() if key != "options"}}
+    old, new = base.get("classifier"), change.get("classifier")
+    if isinstance(old, dict) and isinstance(new, dict) and new.get("method") not in (None, old.get("method", "sfc")):
+        base = base | {"classifier": {key: value for key, value in old.items() if key != "options"}}
     return merge(base, change)
 
 
@@ -141,7 +141,9 @@ def nested(changes: Mapping[str, Any]) -> dict[str, Any]:
     """{"section.key": value} -> {"section": {"key": value}}."""
     result: dict[str, Any] = {}
     for name, value in changes.items():
-        result = merge(result, nest(name.split("."), value))
+        for key in reversed(name.split(".")):
+            value = {key: value}
+        result = merge(result, value)
     return result
 
 
@@ -155,21 +157,20 @@ def setting_names(config: Config | None = None) -> list[str]:
 
 
 def nearest(name: str) -> str:
-    """`; did you mean ...?` with the nearest setting, or nothing."""
-    known = setting_names() if "." in name else list(Config.model_fields)
+    """`; did you mean ...?` with the nearest setting, or an empty text."""
+    settings = setting_names() if "." in name else list(Config.model_fields)
     section, _, key = name.rpartition(".")
-    close = [k for k in known if k.startswith(f"{section}.") and k.split(".")[-1] == key]  # one level too high
-    close = close or difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    if not close:  # the right key under a wrong section
-        close = [k for k in known if k.split(".")[-1] == key]
+    same_key = [setting for setting in settings if setting.split(".")[-1] == key]
+    close = [setting for setting in same_key if setting.startswith(f"{section}.")]  # one level too high
+    close = close or difflib.get_close_matches(name, settings, n=1, cutoff=0.5) or same_key
     return f"; did you mean {close[0]}?" if close else ""
 
 
 def _place(address: Address, places: dict[Address, str]) -> str | None:
-    """Where a setting was given: itself, something below it, or the section it stands in."""
-    below = [place for known, place in places.items() if known[: len(address)] == address]
-    if address in places or below:
-        return places.get(address) or below[0]
+    """Where a setting stands, else the first below it, else the section around it."""
+    below = [place for other, place in places.items() if other[: len(address)] == address]
+    if below:
+        return places.get(address, below[0])
     return _place(address[:-1], places) if len(address) > 1 else None
 
 
@@ -192,13 +193,11 @@ def explain(error: ValidationError, places: dict[Address, str], origin: str) -> 
         else:
             shown = json.dumps(item["input"], default=str)
             text = f"{name}: {item['msg']}" + ("" if item["type"] == "missing" else f" (found {shown})")
-        line = f"{place}: {text}"
-        if line not in lines:
-            lines.append(line)
-    return "\n".join(lines)
+        lines.append(f"{place}: {text}")
+    return "\n".join(dict.fromkeys(lines))
 
 
-def parse_override(word: str) -> tuple[Address, Any]:
+def parse_override(word: str) -> tuple[str, Any]:
     """`section.key=value`, the value read as YAML.
 
     Raises:
@@ -208,7 +207,7 @@ def parse_override(word: str) -> tuple[Address, Any]:
     if not equals or not name:
         raise UserError(f"command line: {word!r} is not of the form section.key=value")
     try:
-        return tuple(name.split(".")), parse_yaml(text)
+        return name, parse_yaml(text)
     except yaml.YAMLError:
         raise UserError(f"command line: the value in {word!r} is not YAML") from None
 
@@ -247,9 +246,7 @@ def load_config(name: str | Path, overrides: Sequence[str] = ()) -> Config:
         UserError: lists every mistake in the file and the overrides.
     """
     path = find_file(str(name), [EXPERIMENTS])
-    values, places = read_values(path)
-    values, places = apply_overrides(values, places, overrides)
-    return build_config(values, places, str(path))
+    return build_config(*apply_overrides(*read_values(path), overrides), str(path))
 
 
 def apply_overrides(
@@ -258,17 +255,11 @@ def apply_overrides(
     """`values` and `places` with `section.key=value` words put over them; the last of equal ones holds."""
     change: dict[str, Any] = {}
     for word in words:
-        address, value = parse_override(word)
-        _allow_named(value)
-        change, places = merge(change, nest(address, value)), places | {address: f"command line, {word}"}
+        name, value = parse_override(word)
+        allow_named(value)
+        change = merge(change, nested({name: value}))
+        places = places | {tuple(name.split(".")): f"command line, {word}"}
     return merge_settings(values, change), places
-
-
-def nest(address: Sequence[str | int], value: Any) -> dict[str, Any]:
-    """("a", "b"), 1 -> {"a": {"b": 1}}."""
-    for key in reversed(address):
-        value = {str(key): value}
-    return value
 
 
 def change_config(config: Config, changes: dict[str, Any]) -> Config:
@@ -278,8 +269,13 @@ def change_config(config: Config, changes: dict[str, Any]) -> Config:
 
 
 def absolute(config: Config) -> Config:
-    """`config` with its paths made absolute, so that it means the same in another process's working folder."""
-    return change_config(config, absolute_paths(config))
+    """`config` with the data's root and its paths to existing files and folders made absolute, so that it means the
+    same in another process's working folder."""
+    changes = {"data.root": str(Path(config.data.root).absolute())}
+    for name, field, value in walk(config):
+        if isinstance(value, str) and marked(field, Content) and Path(value).exists():
+            changes[name] = str(Path(value).absolute())
+    return change_config(config, changes)
 
 
 def dump_config(config: Config) -> str:

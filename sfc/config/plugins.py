@@ -24,7 +24,7 @@ def is_path(text: str) -> bool:
 
 
 def allow(path: str) -> None:
-    """Let `load` import a path in this process. For paths that the user names: in their own files or command line.
+    """Let `load` import a path, which the user names in their own files or command line, in this process.
 
     Raises:
         UserError: not of the form `module:name`.
@@ -44,11 +44,10 @@ def load(path: str) -> Any:
         UserError: `allow` was not called for the path; module or name are missing; the module's import fails.
     """
     module, name = _module(path), path.partition(":")[2]
-    try:
+    if hasattr(module, name):
         return getattr(module, name)
-    except AttributeError:
-        names = ", ".join(key for key in vars(module) if not key.startswith("_")) or "nothing"
-        raise UserError(f"{path}: {getattr(module, '__file__', module)} has no {name}; it has {names}") from None
+    names = ", ".join(key for key in vars(module) if not key.startswith("_")) or "nothing"
+    raise UserError(f"{path}: {getattr(module, '__file__', module)} has no {name}; it has {names}")
 
 
 def source_digest(path: str) -> str:

@@ -14,42 +14,31 @@ from sfc.config import Config, Section, plugins
 from sfc.config.base import Content, Source
 
 
-def _marked(field: FieldInfo, kind: type) -> bool:
+def marked(field: FieldInfo, kind: type) -> bool:
+    """Whether a field has a mark, such as `Content`."""
     return any(isinstance(mark, kind) for mark in field.metadata)
 
 
 def walk(section: Section, prefix: str = "") -> Iterator[tuple[str, FieldInfo, Any]]:
-    """Every setting below a section: its name `section.key`, its field, its value. A section that may be missing and
-    is, counts as a setting with the value None."""
+    """Name `section.key`, field and plain value of every setting below a section. An optional section that is missing
+    counts as a setting with the value None."""
+    values = section.model_dump(mode="json")
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
         if isinstance(value, Section):
             yield from walk(value, f"{prefix}{key}.")
         else:
-            yield f"{prefix}{key}", field, value
+            yield f"{prefix}{key}", field, values[key]
 
 
 def flat(section: Section) -> dict[str, Any]:
     """Every setting below a section as a plain value by `section.key`."""
-
-    def flatten(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-        for key, value in values.items():
-            if isinstance(value, dict):
-                yield from flatten(value, f"{prefix}{key}.")
-            else:
-                yield f"{prefix}{key}", value
-
-    return dict(flatten(section.model_dump(mode="json"), ""))
+    return {name: value for name, _, value in walk(section)}
 
 
 def differing(section: Section, *, content: bool = False) -> dict[str, Any]:
-    """Nested plain values of the settings that differ from their defaults.
-
-    Args:
-        section: any.
-        content: name files by a digest of their content, and code of the user's by one of its source, as keys of
-            outputs do.
-    """
+    """Nested plain values of the settings that differ from their defaults; with `content` as keys of outputs hold them:
+    a digest of its content for a file, of its source for code of the user's."""
     values, result = section.model_dump(mode="json"), {}
     for key, field in type(section).model_fields.items():
         value = getattr(section, key)
@@ -60,9 +49,9 @@ def differing(section: Section, *, content: bool = False) -> dict[str, Any]:
                 result[key] = below
         elif value != default:
             plain = values[key]
-            if content and isinstance(value, str) and _marked(field, Content) and Path(value).exists():
+            if content and isinstance(value, str) and marked(field, Content) and Path(value).exists():
                 plain = content_digest(Path(value))
-            elif content and isinstance(value, str) and _marked(field, Source) and plugins.is_path(value):
+            elif content and isinstance(value, str) and marked(field, Source) and plugins.is_path(value):
                 plain = f"{value} {plugins.source_digest(value)}"
             result[key] = plain
     return result
@@ -99,12 +88,3 @@ def restrict(config: Config, names: Iterable[str]) -> Config:
         kept = carry(config, kept, name.split("."))
     assert isinstance(kept, Config)
     return kept
-
-
-def absolute_paths(config: Config) -> dict[str, str]:
-    """Settings that name an existing file or folder by a relative path, and the data's root: with absolute paths."""
-    changes = {"data.root": str(Path(config.data.root).absolute())}
-    for name, field, value in walk(config):
-        if isinstance(value, str) and _marked(field, Content) and Path(value).exists():
-            changes[name] = str(Path(value).absolute())
-    return changes

@@ -1,4 +1,4 @@
-"""Data sets: one module a format, all made into a folder in VOC layout, all read as a `Dataset`."""
+"""Data sets: one module for each format, which makes a folder in VOC layout; all are read as a `Dataset`."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ __all__ = ["Dataset", "Split", "open_dataset"]
 
 
 def open_dataset(section: Data, cache: Path | None = None) -> Dataset:
-    """The configured data set; `synthetic` is generated on first use, benchmarks must have been prepared, and a format
-    of one's own gives its folder at each call.
+    """The configured data set; `synthetic` is generated on first use, benchmarks must have been prepared.
 
     Args:
         section: the data section.
@@ -25,7 +24,7 @@ def open_dataset(section: Data, cache: Path | None = None) -> Dataset:
 
     Raises:
         UserError: the folder is missing, empty, or not in VOC layout; a benchmark was not prepared; the split that
-            reports shares images with those that train and select; a format of one's own was not allowed or fails.
+            reports shares images with those that train and select; a user's own format was not allowed or fails.
     """
     data = open_folder(_folder(section, cache), skip_broken=section.skip_broken, cache=cache)
     splits = {key: getattr(section, key) for key in ("train", "select", "val")}
@@ -33,11 +32,9 @@ def open_dataset(section: Data, cache: Path | None = None) -> Dataset:
     reporting = ids.pop("val", set())
     for key, names in ids.items():  # such as VOC's trainval, which holds val under another name
         if shared := sorted(reporting & names):
-            raise UserError(
-                f"data.{key}: the split {splits[key]} has {len(shared):,} images of {section.val}, which reports: "
-                + ", ".join(shared[:3])
-                + (", ..." if len(shared) > 3 else "")
-            )
+            count = f"{len(shared):,} images of {section.val}, which reports"
+            some = ", ".join(shared[:3]) + (", ..." if len(shared) > 3 else "")
+            raise UserError(f"data.{key}: the split {splits[key]} has {count}: {some}")
     return data
 
 

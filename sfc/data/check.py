@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from sfc.config import Data
-from sfc.data.dataset import Dataset
-from sfc.data.images import VOID, find_image, read_mask
+from sfc.data.dataset import Dataset, open_folder
+from sfc.data.images import IMAGES, find_image
 from sfc.errors import UserError
 
 
@@ -23,17 +23,19 @@ class Report:
     images: dict[str, int] = field(default_factory=dict)
     masks: dict[str, int] = field(default_factory=dict)
 
+    def distinct(self) -> Report:
+        """This report with each problem once, as splits share images."""
+        self.problems = list(dict.fromkeys(self.problems))
+        return self
+
 
 @dataclass(frozen=True)
 class PublishedCounts:
-    """Numbers that a benchmark is known for."""
+    """Published numbers of a benchmark: foreground classes, images by split, images by split and class."""
 
     classes: int
-    """C, foreground classes."""
     images: dict[str, int]
-    """Images by split."""
     with_class: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Images with each class, by split and class."""
 
 
 def check_data(data: Dataset, section: Data) -> Report:
@@ -48,20 +50,23 @@ def check_data(data: Dataset, section: Data) -> Report:
         if split == section.select and split not in data.split_names():
             continue
         ids = _count(data, split, report)
-        if not ids:
-            continue
-        report.masks[split] = sum([_check_image(data, name, report.problems) for name in ids])
-        if 0 < report.masks[split] < len(ids):
-            report.problems.append(f"split {split}: {len(ids) - report.masks[split]} of {len(ids)} masks are missing")
+        with_mask = {name for name in ids if data.mask_path(name).is_file()}
+        for name in ids:
+            whys = [data.problem(name), data.problem(name, mask=True) if name in with_mask else ""]
+            report.problems += [f"{name}: {why}" for why in whys if why]
+        if ids:
+            report.masks[split] = len(with_mask)
+        if 0 < len(with_mask) < len(ids):
+            report.problems.append(f"split {split}: {len(ids) - len(with_mask)} of {len(ids)} masks are missing")
     if section.train in report.counts:
         empty = [data.classes[c] for c in np.flatnonzero(report.counts[section.train] == 0)]
         report.problems += [f"split {section.train}: no image of the class {name}" for name in empty]
-    return report
+    return report.distinct()
 
 
-def compare(data: Dataset, published: PublishedCounts) -> Report:
-    """Counts of a benchmark that differ from the published ones; images, labels and masks that are missing."""
-    report = Report()
+def compare(folder: Path, published: PublishedCounts) -> Report:
+    """Counts of a prepared benchmark that differ from the published ones; images, labels and masks that are missing."""
+    data, report = open_folder(folder), Report()
     if len(data.classes) != published.classes:
         report.problems.append(f"{len(data.classes)} classes, published: {published.classes}")
     for split, expected in published.images.items():
@@ -71,22 +76,21 @@ def compare(data: Dataset, published: PublishedCounts) -> Report:
         if len(ids) != expected:
             report.problems.append(f"split {split}: {len(ids):,} images, published: {expected:,}")
         for kind, missing in (
-            ("images", [name for name in ids if find_image(data.root / "JPEGImages", name) is None]),
+            ("images", [name for name in ids if find_image(data.root / IMAGES, name) is None]),
             ("masks", [name for name in ids if not data.mask_path(name).is_file()]),
         ):
             if missing:
                 some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
                 report.problems.append(f"split {split}: {len(missing):,} of {len(ids):,} {kind} are missing: {some}")
+        by_class = dict(zip(data.classes, report.counts[split].tolist(), strict=True))
         for name, expected in published.with_class.get(split, {}).items():
-            number = int(report.counts[split][data.classes.index(name)]) if name in data.classes else 0
-            if number != expected:
+            if (number := by_class.get(name, 0)) != expected:
                 report.problems.append(f"split {split}: {number:,} images with {name}, published: {expected:,}")
-    report.problems = list(dict.fromkeys(report.problems))  # splits share images
-    return report
+    return report.distinct()
 
 
 def _count(data: Dataset, split: str, report: Report) -> tuple[str, ...]:
-    """Names in a split, whose images and classes are counted in the report; none where its list can't be read."""
+    """Names in a split, whose images and classes are counted in the report; none if its list can't be read."""
     try:
         ids = data.ids(split)
     except UserError as error:
@@ -99,29 +103,3 @@ def _count(data: Dataset, split: str, report: Report) -> tuple[str, ...]:
         except (UserError, OSError) as error:
             report.problems.append(str(error))
     return ids
-
-
-def _check_image(data: Dataset, name: str, problems: list[str]) -> bool:
-    """Add the problems of one image and its mask; returns whether it has a mask."""
-    size = None
-    if find_image(data.root / "JPEGImages", name) is None:
-        problems.append(f"{name}: no image in JPEGImages/")
-    else:
-        try:
-            size = data.image(name).size
-        except (OSError, Image.DecompressionBombError) as error:
-            problems.append(f"{name}: {error}")
-    path = data.mask_path(name)
-    if not path.is_file():
-        return False
-    try:
-        mask = read_mask(path)
-    except (OSError, Image.DecompressionBombError) as error:
-        problems.append(f"{name}: {error}")
-        return True
-    if size is not None and mask.shape[::-1] != size:
-        problems.append(f"{name}: the mask is {mask.shape[1]} x {mask.shape[0]}, the image {size[0]} x {size[1]}")
-    wrong = np.unique(mask[(mask > len(data.classes)) & (mask != VOID)])
-    if len(wrong):
-        problems.append(f"{name}: mask values {wrong.tolist()} stand for no class")
-    return True

@@ -6,18 +6,15 @@ Below the root, as the official archives extract: `annotations/instances_{train,
 - Classes: the 80 categories in the order of their ids (1 to 90 with gaps), numbered 1 to 80. Spaces in names become
   underscores (`traffic_light`), since image_labels.csv separates labels by spaces.
 - Image labels: the classes of all annotations of an image, crowds too.
-- Masks: each annotation is a region; polygons and run lengths are rasterised by pycocotools. A region with fewer pixels
-  lies in front of a larger one, of equally large ones that with the lower annotation id. A crowd region takes part in
-  that order like any other, but its value is void (255): what stands in front of a crowd keeps its class, and a crowd
-  in front of something large does not become that. Polygons of fewer than three points cover nothing. All other pixels
-  are background.
+- Masks: each annotation is a region, rasterised by pycocotools. A region with fewer pixels lies in front of a larger
+  one; of equally large ones, that with the lower annotation id. A crowd region takes part in that order like any other,
+  but its value is void (255). Polygons of fewer than three points cover nothing. All other pixels are background.
 - Splits: train and val are the images with at least one annotation (2014: 82,081 and 40,137; 2017: 117,266 and 4,952;
   the sums agree, as the years divide the same images differently); train_all and val_all are all images (2014: 82,783
   and 40,504; 2017: 118,287 and 5,000). In the order of the image ids.
 
-Masks are rendered once, into the prepared folder; an interrupted preparation goes on with those that are missing. On
-one core 75 to 100 a second with 7 polygons each, and 3 GB of memory for the JSON of train 2017 (generated files of its
-size).
+Masks are rendered once, into the prepared folder, 75 to 100 a second on one core with 7 polygons each; an interrupted
+preparation goes on with the masks that are missing. The JSON of train 2017 takes 3 GB of memory.
 """
 
 from __future__ import annotations
@@ -34,11 +31,10 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as rle
 
-from sfc.data.check import PublishedCounts, Report, compare
-from sfc.data.dataset import open_folder
-from sfc.data.images import VOID, write_mask
+from sfc.data.check import PublishedCounts
+from sfc.data.images import IMAGES, MASKS, VOID, write_mask
 from sfc.data.lists import write_labels, write_lists
-from sfc.data.prepared import MASKS, prepared_folder, publish, require
+from sfc.data.prepared import prepared_folder, publish, require
 from sfc.errors import UserError
 
 VERSION = 1
@@ -68,11 +64,8 @@ class CocoImage:
 
 
 def read_instances(path: Path) -> tuple[dict[int, str], list[CocoImage]]:
-    """Names of the categories by id, and the images by id, both in ascending order.
-
-    Raises:
-        UserError: not JSON, cut short, or not an instances file.
-    """
+    """Names of the categories by id, and the images, both in ascending order of the ids. Raises UserError if the file
+    is not JSON, cut short, or not an instances file."""
     try:
         content = json.loads(path.read_bytes())
         categories = {int(c["id"]): str(c["name"]).replace(" ", "_") for c in content["categories"]}
@@ -85,7 +78,7 @@ def read_instances(path: Path) -> tuple[dict[int, str], list[CocoImage]]:
                 if annotation[key] not in ids:
                     raise UserError(f"{path}: annotation {annotation['id']} has the unknown {key} {annotation[key]}")
             images[annotation["image_id"]].annotations.append(annotation)
-    except ValueError as error:  # also of JSON and of text
+    except ValueError as error:  # from JSON and from decoding text, too
         raise UserError(f"{path}: not JSON, or cut short ({error}); is its archive extracted whole?") from None
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not an instances file of COCO ({type(error).__name__}: {error})") from None
@@ -109,15 +102,8 @@ def _region(segmentation: Any, height: int, width: int) -> np.ndarray:
 
 
 def render(image: CocoImage, index: dict[int, int]) -> np.ndarray:
-    """(H, W) uint8: class indices, 255 = void, by the rule above.
-
-    Args:
-        image: with its annotations.
-        index: class index by category id.
-
-    Raises:
-        UserError: an annotation whose region can't be read.
-    """
+    """(H, W) uint8 class indices, 255 = void, by the rule above; `index` is the class index by category id. Raises
+    UserError if an annotation's region can't be read."""
     regions = []
     for annotation in image.annotations:
         try:
@@ -134,12 +120,10 @@ def render(image: CocoImage, index: dict[int, int]) -> np.ndarray:
 
 
 def prepare_coco(root: Path, year: int) -> Path:
-    """Folder in VOC layout, made unless it exists.
-
-    Images that are not on disk are linked all the same and listed by `verify_coco`.
+    """Folder in VOC layout, made unless it exists. Images that are not on disk are linked all the same.
 
     Raises:
-        UserError: parts are missing (all are listed), a JSON can't be read, or the two have other categories.
+        UserError: parts are missing (all are listed), a JSON can't be read, or the two have different categories.
     """
     files = {half: f"annotations/instances_{half}{year}.json" for half in ("train", "val")}
     parts = (*files.values(), *(f"{half}{year}" for half in files))
@@ -150,40 +134,34 @@ def prepare_coco(root: Path, year: int) -> Path:
             hashes[half] = hashlib.file_digest(file, "sha256").hexdigest()
 
     def build(folder: Path) -> None:
-        halves = {half: read_instances(root / path) for half, path in files.items()}
-        categories = halves["train"][0]
-        if halves["val"][0] != categories:
+        (categories, train), (others, val) = (read_instances(root / path) for path in files.values())
+        if others != categories:
             raise UserError(f"{root}/annotations: the files of train and val {year} have different categories")
-        images = {half: listed for half, (_, listed) in halves.items()}
         index = {key: i for i, key in enumerate(categories, 1)}
-        _write_labels(folder, images, index, list(categories.values()))
-        for half, listed in images.items():
-            _link_images(folder / "JPEGImages", root / f"{half}{year}", listed)
-            _render_all(listed, index, folder / MASKS, f"{half}{year}")
+        _write_lists(folder, {"train": train, "val": val}, index, list(categories.values()))
+        (folder / IMAGES).mkdir(exist_ok=True)
+        for half, images in (("train", train), ("val", val)):
+            source = Path(os.path.relpath((root / f"{half}{year}").resolve(), (folder / IMAGES).resolve()))
+            for name in (Path(image.file).name for image in images):
+                (folder / IMAGES / name).symlink_to(source / name)  # relative, so that the root can be moved
+            _render_all(images, index, folder / MASKS, f"{half}{year}")
 
     return publish(prepared_folder(root, f"coco{year % 100}"), {"rule": VERSION, **hashes}, build)
 
 
-def _write_labels(folder: Path, images: dict[str, list[CocoImage]], index: dict[int, int], classes: list[str]) -> None:
-    """Lists, classes and image labels. Raises UserError where two images share a name."""
-    names = [image.name for listed in images.values() for image in listed]
-    if len(set(names)) < len(names):
-        raise UserError(f"annotations: {len(names) - len(set(names))} images have the name of another")
-    splits = {half: [image.name for image in listed if image.annotations] for half, listed in images.items()}
-    splits |= {f"{half}_all": [image.name for image in listed] for half, listed in images.items()}
-    write_lists(folder, splits, classes)
+def _write_lists(folder: Path, halves: dict[str, list[CocoImage]], index: dict[int, int], classes: list[str]) -> None:
+    """Write lists, classes and image labels. Raises UserError if two images share a name."""
+    everything = [image for images in halves.values() for image in images]
     labels = {}
-    for image in (image for listed in images.values() for image in listed):
+    for image in everything:
         present = sorted({index[annotation["category_id"]] for annotation in image.annotations})
         labels[image.name] = [classes[i - 1] for i in present]
+    if len(labels) < len(everything):
+        raise UserError(f"annotations: {len(everything) - len(labels)} images have the name of another")
+    splits = {half: [image.name for image in images if image.annotations] for half, images in halves.items()}
+    splits |= {f"{half}_all": [image.name for image in images] for half, images in halves.items()}
+    write_lists(folder, splits, classes)
     write_labels(folder, labels)
-
-
-def _link_images(folder: Path, source: Path, images: list[CocoImage]) -> None:
-    folder.mkdir(exist_ok=True)
-    relative = Path(os.path.relpath(source.resolve(), folder.resolve()))  # the root can be moved
-    for image in images:
-        (folder / Path(image.file).name).symlink_to(relative / Path(image.file).name)
 
 
 def _render_all(images: list[CocoImage], index: dict[int, int], folder: Path, title: str) -> None:
@@ -196,8 +174,3 @@ def _render_all(images: list[CocoImage], index: dict[int, int], folder: Path, ti
         for start in range(0, len(images), CHUNK):
             list(pool.map(write, images[start : start + CHUNK]))
             log.info("  masks of %s: %d of %d", title, min(start + CHUNK, len(images)), len(images))
-
-
-def verify_coco(folder: Path, published: PublishedCounts) -> Report:
-    """Counts of a prepared folder, and where they differ from the published ones; missing images and masks."""
-    return compare(open_folder(folder), published)

@@ -1,4 +1,4 @@
-"""Training crops: augmentation from a seed that names (run, epoch, image), so that a crop can be made again."""
+"""Training crops: augmentation from a seed made of run, epoch and image, so that a crop can be made again."""
 
 from __future__ import annotations
 
@@ -37,14 +37,9 @@ def placement(length: int, crop: int, rng: np.random.Generator) -> tuple[int, in
 
 
 def make_crop(
-    image: Image.Image,
-    mask: np.ndarray | None,
-    crop: int,
-    scale: float,
-    flip: bool,
-    rng: np.random.Generator,
+    image: Image.Image, mask: np.ndarray | None, crop: int, scale: float, flip: bool, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray | None, list[int]]:
-    """Resize by `scale`, mirror where `flip`, put at random into a canvas of crop x crop.
+    """Resize by `scale`, mirror if `flip`, put at random into a canvas of crop x crop.
 
     Returns:
         Image (S, S, 3) uint8, mask (S, S) uint8 or None, box [top, bottom, left, right].
@@ -66,16 +61,25 @@ def make_crop(
     return canvas, target, [cy, cy + h, cx, cx + w]
 
 
-class Crops(TorchDataset):
+class Augmentation(NamedTuple):
+    """Random changes of an image before it is cropped."""
+
+    crop: int
+    """Side of the canvas, S."""
+    flip: bool
+    """Mirror every second image."""
+    resize_long: tuple[int, int] | None = None
+    """Range of the long side's length."""
+    resize: tuple[float, float] | None = None
+    """Range of a random factor."""
+
+
+class Crops(TorchDataset[Crop]):
     """Crops by recipe, for a DataLoader whose batch sampler gives recipes.
 
     Args:
-        data: the data set.
-        split: the split to train on.
-        crop: S, side of the canvas.
-        resize_long: range of the long side's length, or None.
-        resize: range of a random factor, or None.
-        flip: mirror every second image.
+        data, split: the images to train on.
+        augmentation: what is done to them.
         seed: of the run.
         masks: folder of masks by image name, or None for labels alone.
     """
@@ -84,16 +88,13 @@ class Crops(TorchDataset):
         self,
         data: Dataset,
         split: Split,
+        augmentation: Augmentation,
         *,
-        crop: int,
-        resize_long: tuple[int, int] | None = None,
-        resize: tuple[float, float] | None = None,
-        flip: bool,
         seed: int,
         masks: Path | None = None,
     ) -> None:
-        self.data, self.split, self.crop, self.seed, self.masks = data, split, crop, seed, masks
-        self.resize_long, self.resize, self.flip = resize_long, resize, flip
+        self.data, self.split, self.seed, self.masks = data, split, seed, masks
+        self.crop, self.flip, self.resize_long, self.resize = augmentation
 
     def __getitem__(self, recipe: Recipe) -> Crop:
         index, epoch = recipe
@@ -122,8 +123,7 @@ class Crops(TorchDataset):
 
 def normalise(image_N3HW: Tensor, box_N4: Tensor | None, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
     """uint8 RGB to the backbone's input, float32; outside the box 0, which is the mean colour."""
-    mean_ = torch.tensor(mean, device=image_N3HW.device)[:, None, None]
-    std_ = torch.tensor(std, device=image_N3HW.device)[:, None, None]
+    mean_, std_ = (torch.tensor(value, device=image_N3HW.device)[:, None, None] for value in (mean, std))
     image = (image_N3HW.float() / 255 - mean_) / std_
     if box_N4 is None:
         return image

@@ -15,9 +15,10 @@ from xml.etree import ElementTree
 import numpy as np
 from PIL import Image
 
-from sfc.data.images import VOID, find_image, open_image, read_image, read_mask
-from sfc.data.lists import read_ids, read_labels, read_lines
+from sfc.data.images import IMAGES, MASKS, VOID, find_image, open_image, read_image, read_mask
+from sfc.data.lists import LABELS, LISTS, read_ids, read_labels, read_lines
 from sfc.errors import UserError
+from sfc.runtime.store import write_atomic
 
 LabelSource = Literal["csv", "xml", "masks"]
 
@@ -59,48 +60,51 @@ class Dataset:
 
     @property
     def label_source(self) -> LabelSource:
-        if (self.root / "image_labels.csv").is_file():
+        if (self.root / LABELS).is_file():
             return "csv"
         return "xml" if (self.root / "Annotations").is_dir() else "masks"
 
     def image(self, name: str) -> Image.Image:
-        """RGB image. Raises OSError where it can't be read."""
+        """RGB image. Raises OSError if the file can't be read."""
         return read_image(self.image_path(name))
 
     def image_path(self, name: str) -> Path:
-        path = find_image(self.root / "JPEGImages", name)
+        path = find_image(self.root / IMAGES, name)
         if path is None:
-            raise FileNotFoundError(f"{self.root / 'JPEGImages' / name}: no such image")
+            raise FileNotFoundError(f"{self.root / IMAGES / name}: no such image")
         return path
 
     def mask_path(self, name: str) -> Path:
-        return self.root / "SegmentationClass" / f"{name}.png"
+        return self.root / MASKS / f"{name}.png"
 
     def mask(self, name: str) -> np.ndarray:
-        """(H, W) uint8. Raises OSError where it can't be read, UserError where it does not fit classes or image."""
-        mask = read_mask(self.mask_path(name))
-        if (image := find_image(self.root / "JPEGImages", name)) is not None:
+        """(H, W) uint8. Raises OSError if the mask can't be read, UserError if it does not fit classes or image."""
+        path = self.mask_path(name)
+        mask = read_mask(path)
+        if (image := find_image(self.root / IMAGES, name)) is not None:
             with open_image(image) as header:
-                size = header.size
-            if mask.shape[::-1] != size:
-                raise UserError(
-                    f"{self.mask_path(name)}: {mask.shape[1]} x {mask.shape[0]}, its image is {size[0]} x {size[1]}"
-                )
+                width, height = header.size
+            if mask.shape != (height, width):
+                raise UserError(f"{path}: {mask.shape[1]} x {mask.shape[0]}, its image is {width} x {height}")
         wrong = np.unique(mask[(mask > len(self.classes)) & (mask != VOID)])
         if len(wrong):
-            raise UserError(f"{self.mask_path(name)}: values {wrong.tolist()} stand for no class")
+            raise UserError(f"{path}: values {wrong.tolist()} stand for no class")
         return mask
 
+    def problem(self, name: str, *, mask: bool = False) -> str:
+        """Why an image, or its mask, can't be read or does not fit; empty if all is well."""
+        try:
+            _ = self.mask(name) if mask else self.image(name)
+        except (UserError, OSError, Image.DecompressionBombError) as error:
+            return str(error).replace(f"{self.root}", ".")
+        return ""
+
     def split_names(self) -> list[str]:
-        return sorted(p.stem for p in (self.root / "ImageSets" / "Segmentation").glob("*.txt"))
+        return sorted(p.stem for p in (self.root / LISTS).glob("*.txt"))
 
     def ids(self, split: str) -> tuple[str, ...]:
-        """Names in a split's list.
-
-        Raises:
-            UserError: there is no such list, it is empty, or `read_ids` refuses it.
-        """
-        path = self.root / "ImageSets" / "Segmentation" / f"{split}.txt"
+        """Names in a split's list. Raises UserError if the list is missing or empty, or `read_ids` refuses it."""
+        path = self.root / LISTS / f"{split}.txt"
         if split not in self.split_names():
             raise UserError(f"{path}: no such split; the data has: {', '.join(self.split_names()) or 'none'}")
         ids = read_ids(path)
@@ -110,13 +114,13 @@ class Dataset:
 
     @cached_property
     def _csv(self) -> dict[str, list[str]]:
-        return read_labels(self.root / "image_labels.csv")
+        return read_labels(self.root / LABELS)
 
     def _label_names(self, name: str) -> list[str]:
         source = self.label_source
         if source == "csv":
             if name not in self._csv:
-                raise UserError(f"{self.root / 'image_labels.csv'}: no row for the image {name}")
+                raise UserError(f"{self.root / LABELS}: no row for the image {name}")
             return self._csv[name]
         if source == "xml":
             path = self.root / "Annotations" / f"{name}.xml"
@@ -135,11 +139,7 @@ class Dataset:
         return [self.classes[v - 1] for v in np.unique(mask) if v not in (0, VOID)]
 
     def label(self, name: str) -> np.ndarray:
-        """(C,) uint8 in {0, 1}.
-
-        Raises:
-            UserError: the image has no label, or one that is not in classes.txt.
-        """
+        """(C,) uint8 in {0, 1}. Raises UserError if the image has no label, or one that is not in classes.txt."""
         label = np.zeros(len(self.classes), np.uint8)
         for text in self._label_names(name):
             if text not in self.classes:
@@ -172,14 +172,11 @@ class Dataset:
         return Split(name, ids, labels, digest.hexdigest()[:16], masks)
 
     def _state(self, ids: tuple[str, ...]) -> list[list[str]]:
-        """Name and content of each image and mask; a file is read again only when its size or its time changed."""
-        paths = [find_image(self.root / "JPEGImages", i) for i in ids] + [self.mask_path(i) for i in ids]
+        """Name and content of each image and mask; a file is read again only if the file's size or time changed."""
+        paths = [find_image(self.root / IMAGES, i) for i in ids] + [self.mask_path(i) for i in ids]
         files = [path if path is not None and path.is_file() else None for path in paths]
         key = hashlib.sha256(str(self.root).encode() + "\0".join(ids).encode()).hexdigest()[:16]
-        memory = self.cache / f"content-{key}.json" if self.cache else None
-        remembered: dict[str, str] = {}
-        if memory and memory.is_file():
-            remembered = json.loads(memory.read_text(encoding="utf-8"))
+        remembered = self._recall(f"content-{key}") or {}
 
         def content(path: Path | None) -> tuple[str, str]:
             if path is None:
@@ -191,37 +188,29 @@ class Dataset:
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             contents = list(pool.map(content, files))
         fresh = {stamp: value for stamp, value in contents if stamp}
-        if memory and fresh != remembered:
-            _remember(memory, fresh)
+        if fresh != remembered:
+            self._remember(f"content-{key}", fresh)
         names = ["" if path is None else path.name for path in files]
         return [[name, value] for name, (_, value) in zip(names, contents, strict=True)]
 
     def _broken(self, ids: tuple[str, ...], state: str) -> dict[str, str]:
-        """Images that can't be decoded, with the reason. Decoding all takes time, so it is done once for a state of
-        the files and remembered in the cache folder."""
-        memory = self.cache / f"{state[:16]}.json" if self.cache else None
-        if memory and memory.is_file():
-            return json.loads(memory.read_text(encoding="utf-8"))
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            reasons = dict(zip(ids, pool.map(self._why_broken, ids), strict=True))
-        broken = {name: why for name, why in reasons.items() if why}
-        if memory:
-            _remember(memory, broken)
+        """Images that can't be decoded, with the reason. As this takes time, the result for a state of the files stays
+        in the cache folder."""
+        if (broken := self._recall(state[:16])) is None:
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                reasons = dict(zip(ids, pool.map(self.problem, ids), strict=True))
+            broken = {name: why for name, why in reasons.items() if why}
+            self._remember(state[:16], broken)
         return broken
 
-    def _why_broken(self, name: str) -> str:
-        try:
-            self.image(name)
-        except (OSError, Image.DecompressionBombError) as error:
-            return str(error).replace(f"{self.root}", ".")
-        return ""
+    def _recall(self, name: str) -> dict[str, str] | None:
+        memory = self.cache / f"{name}.json" if self.cache else None
+        return json.loads(memory.read_text(encoding="utf-8")) if memory and memory.is_file() else None
 
-
-def _remember(memory: Path, value: dict[str, str]) -> None:
-    memory.parent.mkdir(parents=True, exist_ok=True)
-    partial = memory.with_suffix(f".{os.getpid()}")
-    partial.write_text(json.dumps(value), encoding="utf-8")
-    partial.replace(memory)
+    def _remember(self, name: str, value: dict[str, str]) -> None:
+        if self.cache:
+            self.cache.mkdir(parents=True, exist_ok=True)
+            write_atomic(self.cache / f"{name}.json", json.dumps(value))
 
 
 def open_folder(root: Path, *, skip_broken: bool = False, cache: Path | None = None) -> Dataset:
@@ -232,10 +221,10 @@ def open_folder(root: Path, *, skip_broken: bool = False, cache: Path | None = N
     """
     if not root.is_dir():
         raise UserError(f"data.root: there is no folder {root}")
-    if not (root / "JPEGImages").is_dir() or not any((root / "JPEGImages").iterdir()):
-        raise UserError(f"data.root: {root}/JPEGImages is missing or empty; the data must be in VOC layout")
-    if not (root / "ImageSets" / "Segmentation").is_dir():
-        raise UserError(f"data.root: {root}/ImageSets/Segmentation, which lists the splits, is missing")
+    if not (root / IMAGES).is_dir() or not any((root / IMAGES).iterdir()):
+        raise UserError(f"data.root: {root}/{IMAGES} is missing or empty; the data must be in VOC layout")
+    if not (root / LISTS).is_dir():
+        raise UserError(f"data.root: {root}/{LISTS}, which lists the splits, is missing")
     if not (root / "classes.txt").is_file():
         raise UserError(f"data.root: {root}/classes.txt is missing: one foreground class a line, in mask order from 1")
     classes = tuple(read_lines(root / "classes.txt").values())
@@ -243,5 +232,5 @@ def open_folder(root: Path, *, skip_broken: bool = False, cache: Path | None = N
         raise UserError(f"{root}/classes.txt: needs 1 to 254 different names, has {list(classes)[:10]}")
     data = Dataset(root.resolve(), classes, skip_broken, cache)
     if data.label_source == "csv":
-        _ = data._csv  # its errors now, once, and not with each image
+        _ = data._csv  # errors of the table now, and not with each image
     return data

@@ -1,9 +1,9 @@
 """Download of the official archives of VOC 2012, SBD and COCO with torchvision's downloader.
 
-An archive whose content exists is not fetched; one that is on disk with the right sum is extracted without being
-fetched again; one that was cut short is fetched anew. It is extracted into a folder of its own and then moved, so what
-exists is whole. VOC's and SBD's addresses and sums are torchvision's own. COCO publishes no sums: those below are the
-ones in common use and were, like the addresses, not tried when this was written (no network).
+An archive whose content exists is not fetched; an archive on disk with the right sum is only extracted. Content is
+extracted into a folder of its own and then moved, so content that exists is whole. VOC's and SBD's addresses and sums
+are torchvision's own. COCO publishes no sums: those below are in common use, but neither they nor the addresses have
+been tried.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from __future__ import annotations
 import shutil
 import tarfile
 import zipfile
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from torchvision.datasets import SBDataset
 from torchvision.datasets.utils import download_and_extract_archive
@@ -21,35 +21,31 @@ from torchvision.datasets.voc import DATASET_YEAR_DICT
 from sfc.errors import UserError
 
 
-@dataclass(frozen=True)
-class Archive:
+class Archive(NamedTuple):
     """An archive to fetch and the parts of its content that are kept, by their paths in it."""
 
     url: str
     md5: str
     content: tuple[str, ...]
 
-    @property
-    def file(self) -> str:
-        return self.url.rsplit("/", 1)[-1]
+
+COCO = "http://images.cocodataset.org"
 
 
 def _coco(year: int, annotations: str, train: str, val: str) -> tuple[Archive, ...]:
     """Archives of COCO by year and their MD5 sums."""
-    server, halves = "http://images.cocodataset.org", ("train", "val")
-    instances = tuple(f"annotations/instances_{half}{year}.json" for half in halves)
+    instances = tuple(f"annotations/instances_{half}{year}.json" for half in ("train", "val"))
     return (
-        Archive(f"{server}/annotations/annotations_trainval{year}.zip", annotations, instances),
-        *(
-            Archive(f"{server}/zips/{half}{year}.zip", md5, (f"{half}{year}",))
-            for half, md5 in zip(halves, (train, val), strict=True)
-        ),
+        Archive(f"{COCO}/annotations/annotations_trainval{year}.zip", annotations, instances),
+        Archive(f"{COCO}/zips/train{year}.zip", train, (f"train{year}",)),
+        Archive(f"{COCO}/zips/val{year}.zip", val, (f"val{year}",)),
     )
 
 
+VOC = DATASET_YEAR_DICT["2012"]
 ARCHIVES: dict[str, tuple[Archive, ...]] = {
     "voc": (
-        Archive(DATASET_YEAR_DICT["2012"]["url"], DATASET_YEAR_DICT["2012"]["md5"], ("VOCdevkit/VOC2012",)),
+        Archive(VOC["url"], VOC["md5"], ("VOCdevkit/VOC2012",)),
         Archive(SBDataset.url, SBDataset.md5, ("benchmark_RELEASE",)),
     ),
     "coco14": _coco(
@@ -78,17 +74,18 @@ def download(name: str, root: Path) -> None:
         wanted = [part for part in archive.content if not (root / part).exists()]
         if not wanted:
             continue
-        store, extracted = root / "downloads", root / "downloads" / f"{archive.file}.extracted"
+        store, file = root / "downloads", archive.url.rsplit("/", 1)[-1]
+        extracted = store / f"{file}.extracted"
         shutil.rmtree(extracted, ignore_errors=True)
         try:
-            download_and_extract_archive(archive.url, str(store), str(extracted), archive.file, archive.md5)
+            download_and_extract_archive(archive.url, str(store), str(extracted), file, archive.md5)
             for part in wanted:
                 (root / part).parent.mkdir(parents=True, exist_ok=True)
                 (extracted / part).rename(root / part)
         except (OSError, RuntimeError, tarfile.TarError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{archive.url} could not be fetched and extracted: {error}\nRun the same command again, or put the "
-                f"file at {store / archive.file} (md5 {archive.md5}), or extract it by hand so that "
+                f"file at {store / file} (md5 {archive.md5}), or extract it by hand so that "
                 f"{', '.join(archive.content)} lie in {root}"
             ) from None
         shutil.rmtree(extracted, ignore_errors=True)

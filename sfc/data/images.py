@@ -11,10 +11,12 @@ from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".JPG", ".JPEG", ".PNG")
 VOID = 255
+IMAGES, MASKS = "JPEGImages", "SegmentationClass"
+"""Folders of images and masks in VOC layout."""
 BAND = 256
 """Rows that are converted at a time."""
 
-Image.MAX_IMAGE_PIXELS = 400_000_000  # a guard against decompression bombs that lets large photographs pass
+Image.MAX_IMAGE_PIXELS = 400_000_000  # stops decompression bombs, lets large photographs pass
 
 
 def find_image(folder: Path, name: str) -> Path | None:
@@ -23,11 +25,8 @@ def find_image(folder: Path, name: str) -> Path | None:
 
 
 def open_image(path: Path, formats: tuple[str, ...] = ("JPEG", "PNG")) -> Image.Image:
-    """The header of an image file; its pixels are not decoded yet.
-
-    Args:
-        path: the file; what it holds counts, not its suffix.
-        formats: the only formats that PIL may try. Some of the others start programs: EPS starts Ghostscript.
+    """An image whose pixels are not decoded yet, from a file in one of PIL's `formats`, whatever the file's suffix. PIL
+    may try no others, as some start programs: EPS starts Ghostscript.
 
     Raises:
         OSError: the file is missing or in none of the formats.
@@ -38,18 +37,19 @@ def open_image(path: Path, formats: tuple[str, ...] = ("JPEG", "PNG")) -> Image.
         raise OSError(f"{path}: not a {' or '.join(formats)} image") from None
 
 
-def read_image(path: Path) -> Image.Image:
-    """An RGB image. Grey is repeated, 16 bits are scaled to 8, CMYK is converted, transparency lies on black.
+def _decode(image: Image.Image, kind: str) -> None:
+    try:
+        image.load()
+    except (SyntaxError, ValueError, EOFError) as error:  # from PIL for damaged PNG chunks
+        raise OSError(f"broken {kind}: {error}") from error
 
-    Raises:
-        OSError: the file is missing or broken.
-    """
+
+def read_image(path: Path) -> Image.Image:
+    """An RGB image. Grey is repeated, 16 bits are scaled to 8, CMYK is converted, transparency lies on black. Raises
+    OSError if the file is missing or broken."""
     with warnings.catch_warnings(), open_image(path) as image:
         warnings.simplefilter("ignore")
-        try:
-            image.load()
-        except (SyntaxError, ValueError, EOFError) as error:  # PIL's words for damaged PNG chunks
-            raise OSError(f"broken image: {error}") from error
+        _decode(image, "image")
         if image.mode.startswith(("I", "F")):
             grey = np.asarray(image)
             scaled = np.empty(grey.shape, np.uint8)
@@ -64,16 +64,10 @@ def read_image(path: Path) -> Image.Image:
 
 
 def read_mask(path: Path) -> np.ndarray:
-    """(H, W) uint8 class indices, 255 = void: the palette's indices or a grey image's values.
-
-    Raises:
-        OSError: the file is missing, broken, or a colour image.
-    """
+    """(H, W) uint8 class indices, 255 = void: the palette's indices or a grey image's values. Raises OSError if the
+    file is missing, broken, or a colour image."""
     with open_image(path, ("PNG",)) as image:
-        try:
-            image.load()
-        except (SyntaxError, ValueError, EOFError) as error:
-            raise OSError(f"broken mask: {error}") from error
+        _decode(image, "mask")
         if image.mode not in ("P", "L", "1"):
             raise OSError(f"a mask holds class indices (palette or 8-bit grey), this is {image.mode}")
         return np.asarray(image.convert("L") if image.mode == "1" else image, np.uint8).copy()
@@ -82,12 +76,8 @@ def read_mask(path: Path) -> np.ndarray:
 @cache
 def palette() -> list[int]:
     """The VOC palette: bits of the index spread over red, green and blue."""
-    colours = np.zeros((256, 3), np.uint8)
-    for index in range(256):
-        for bit in range(8):
-            for channel in range(3):
-                colours[index, channel] |= ((index >> (3 * bit + channel)) & 1) << (7 - bit)
-    return colours.flatten().tolist()
+    index, bit, channel = np.ogrid[:256, :8, :3]
+    return (((index >> (3 * bit + channel)) & 1) << (7 - bit)).sum(1).flatten().tolist()
 
 
 def write_mask(path: Path, mask: np.ndarray) -> None:

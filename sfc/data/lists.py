@@ -8,6 +8,8 @@ from pathlib import Path
 
 from sfc.errors import UserError
 
+LISTS, LABELS = "ImageSets/Segmentation", "image_labels.csv"
+"""Folder of lists and table of labels in VOC layout."""
 LONGEST_NAME = 200
 """Bytes in an image's name; file systems take 255, and the stages append suffixes."""
 
@@ -26,8 +28,7 @@ def read_lines(path: Path) -> dict[int, str]:
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
-    """Image names in a list, one a line. They become names of files that are read and written, so none may lead out of
-    its folder.
+    """Image names in a list, one a line. Files are read and written by these names, so none may lead out of a folder.
 
     Raises:
         UserError: a name that has `/` or `..`, is too long for a file's name, or stands in the list twice.
@@ -39,9 +40,8 @@ def read_ids(path: Path) -> tuple[str, ...]:
             kind = "an absolute path" if name.startswith("/") else "a path" if "/" in name else "a name with `..`"
             raise UserError(f"{where}: {name} is {kind}; an image's name is that of its file in JPEGImages alone")
         if len(name.encode()) > LONGEST_NAME:
-            raise UserError(
-                f"{where}: {name[:20]}... has {len(name.encode())} bytes, at most {LONGEST_NAME} are allowed"
-            )
+            length = f"{len(name.encode())} bytes, at most {LONGEST_NAME} are allowed"
+            raise UserError(f"{where}: {name[:20]}... has {length}")
         if name in lines:
             raise UserError(f"{where}: {name} stands there twice, first in line {lines[name]}")
         lines[name] = number
@@ -57,7 +57,7 @@ def read_labels(path: Path) -> dict[str, list[str]]:
     lines: dict[str, int] = {}
     labels: dict[str, list[str]] = {}
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:  # Excel marks its files
+        with path.open(newline="", encoding="utf-8-sig") as file:
             rows = csv.DictReader(file, restkey="further cells")
             if not {"image", "labels"} <= set(rows.fieldnames or ()):
                 raise UserError(f"{path}:1: the columns must be `image,labels`, found {rows.fieldnames}")
@@ -66,10 +66,8 @@ def read_labels(path: Path) -> dict[str, list[str]]:
                 if row["labels"] is None:
                     raise UserError(f"{where}: no labels for {name}")
                 if "further cells" in row:
-                    raise UserError(
-                        f"{where}: the row of {name} has more cells than the header; labels are separated by spaces, "
-                        "not by commas"
-                    )
+                    why = "has more cells than the header; labels are separated by spaces, not by commas"
+                    raise UserError(f"{where}: the row of {name} {why}")
                 if name in lines:
                     raise UserError(f"{where}: a second row for {name}; the first is line {lines[name]}")
                 lines[name], labels[name] = rows.line_num, row["labels"].split()
@@ -80,16 +78,13 @@ def read_labels(path: Path) -> dict[str, list[str]]:
 
 def write_lists(folder: Path, splits: Mapping[str, Iterable[str]], classes: Iterable[str]) -> None:
     """Write ImageSets/Segmentation/SPLIT.txt for each split and classes.txt."""
-    lists = folder / "ImageSets" / "Segmentation"
-    lists.mkdir(parents=True)
-    for path, names in {
-        **{lists / f"{split}.txt": ids for split, ids in splits.items()},
-        folder / "classes.txt": classes,
-    }.items():
-        path.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    (folder / LISTS).mkdir(parents=True)
+    files = {f"{LISTS}/{split}.txt": ids for split, ids in splits.items()} | {"classes.txt": classes}
+    for file, names in files.items():
+        (folder / file).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
 
 
 def write_labels(folder: Path, labels: Mapping[str, Iterable[str]]) -> None:
     """Write image_labels.csv from the class names of each image."""
-    with (folder / "image_labels.csv").open("w", newline="", encoding="utf-8") as file:
+    with (folder / LABELS).open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows([["image", "labels"], *([name, " ".join(text)] for name, text in labels.items())])

@@ -1,14 +1,13 @@
 """Generated data set with the problem that SFC addresses: a long tail of classes that share features.
 
-Classes come in pairs, a head and a tail class. Both consist of a body, which looks the same for both (shape, colour
-and pattern of the pair), and an emblem of their own on it. The body occurs more often with the head class. The most
-frequent class is over 10 times as frequent as the last. The images are drawn from a seed and written in VOC layout.
+Classes come in pairs, a head and a tail class. Objects of a pair share the look of the body (shape, colour, pattern);
+an emblem on the body tells the two classes apart. The most frequent class is over 10 times as frequent as the last.
+The images are drawn from a seed and written in VOC layout.
 """
 
 from __future__ import annotations
 
 import hashlib
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +15,9 @@ import numpy as np
 from PIL import Image
 
 from sfc.config import Synthetic
-from sfc.data.images import write_mask
+from sfc.data.images import IMAGES, MASKS, write_mask
 from sfc.data.lists import write_labels, write_lists
-from sfc.runtime.locks import locked
+from sfc.data.prepared import publish
 
 GENERATOR_VERSION = 1
 SPLITS = ("train", "select", "val")
@@ -93,17 +92,10 @@ def _colour(hue: float, light: float, strength: float = 0.4) -> np.ndarray:
 
 
 def _draw(
-    image: np.ndarray,
-    mask: np.ndarray,
-    label: int,
-    groups: int,
-    others: list[np.ndarray],
-    rng: np.random.Generator,
+    image: np.ndarray, mask: np.ndarray, label: int, groups: int, others: list[np.ndarray], rng: np.random.Generator
 ) -> None:
-    """Draw one object of the class `label` (from 0) over image and mask.
-
-    Its centre is the one of some random points that is farthest from the centres `others`, to which it is added.
-    """
+    """Draw one object of the class `label` (from 0) over image and mask. The object's centre, the farthest of some
+    random points from the centres `others`, is added to these."""
     size = len(mask)
     group, tail = label % groups, label >= groups
     scale = rng.uniform(*RADIUS) * size
@@ -149,30 +141,21 @@ def sample(section: Synthetic, split: str) -> Iterator[tuple[np.ndarray, np.ndar
 
 
 def generate(section: Synthetic, root: Path) -> Path:
-    """Write the data set below `root` unless it exists, and return its folder.
-
-    The folder's name depends on the settings, so that two of them never mix; it appears whole or not at all.
-    """
+    """Write the data set below `root` unless it exists, and return its folder, which is named by the settings."""
     identity = f"{GENERATOR_VERSION} {section.model_dump_json()}"
     folder = root / f"synthetic-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
-    if folder.is_dir():
-        return folder
-    with locked(folder.with_suffix(".lock")):
-        if folder.is_dir():
-            return folder
-        partial = folder.with_suffix(".partial")
-        shutil.rmtree(partial, ignore_errors=True)
-        for name in ("JPEGImages", "SegmentationClass"):
-            (partial / name).mkdir(parents=True)
+
+    def build(folder: Path) -> None:
+        (folder / IMAGES).mkdir()
         classes, labels = class_names(section.groups), {}
         splits: dict[str, list[str]] = {split: [] for split in SPLITS}
         for split, ids in splits.items():
             for index, (image, mask) in enumerate(sample(section, split)):
                 ids.append(f"{split}_{index:05d}")
-                Image.fromarray(image).save(partial / "JPEGImages" / f"{ids[-1]}.png", compress_level=1)
-                write_mask(partial / "SegmentationClass" / f"{ids[-1]}.png", mask)
+                Image.fromarray(image).save(folder / IMAGES / f"{ids[-1]}.png", compress_level=1)
+                write_mask(folder / MASKS / f"{ids[-1]}.png", mask)
                 labels[ids[-1]] = [classes[v - 1] for v in np.unique(mask) if v]
-        write_lists(partial, splits, classes)
-        write_labels(partial, labels)
-        partial.rename(folder)
-    return folder
+        write_lists(folder, splits, classes)
+        write_labels(folder, labels)
+
+    return folder if folder.is_dir() else publish(folder, {"generated": identity}, build)

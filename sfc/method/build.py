@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from pathlib import Path
-
 from sfc.config import Backbone, Classifier, plugins
 from sfc.errors import UserError
 from sfc.method.plain_cam import PlainCam
 from sfc.method.protocol import Method, TrainingSet
 from sfc.method.sfc import Sfc
 from sfc.networks.backbone import build_backbone
-from sfc.runtime.engine import Numerics
-from sfc.runtime.training import load
 
 METHODS: dict[str, type[Method]] = {"sfc": Sfc, "cam": PlainCam}
 """Methods of this package that train a network."""
@@ -24,21 +19,12 @@ def method_class(name: str) -> type[Method]:
     Raises:
         UserError: there is none, or the class is no method.
     """
-    found = METHODS.get(name) or plugins.load(name)
-    if not (isinstance(found, type) and issubclass(found, Method)):
+    method = METHODS.get(name) or plugins.load(name)
+    if not (isinstance(method, type) and issubclass(method, Method)):
         raise UserError(f"classifier.method: {name} is no method: it must be a subclass of sfc.Method")
-    return found
+    return method
 
 
 def build_method(section: Classifier, backbone: Backbone, training: TrainingSet) -> Method:
     """The configured method on a new backbone, in train mode."""
     return method_class(section.method)(build_backbone(backbone), training, section.options)
-
-
-@lru_cache(maxsize=1)
-def load_method(folder: Path, section: Classifier, backbone: Backbone, training: TrainingSet, how: Numerics) -> Method:
-    """A trained method from its stage's folder, on its device, in eval mode; kept for the next shard."""
-    method = build_method(section, backbone.model_copy(update={"weights": None}), training)
-    method.load_state_dict(load(folder))
-    placed: Method = how.place(method).eval()
-    return placed

@@ -8,7 +8,7 @@ F^T F, whose terms autocast may round.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -19,11 +19,11 @@ BACKGROUND_FACTOR = 0.3
 """Weight of the background channel when the seeds of the prototypes are chosen."""
 
 
-def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+def resize(x: Tensor, size: Sequence[int], *, align_corners: bool) -> Tensor:
     """Bilinear resize of (N, C, h, w) to `size`; returns `x` itself where the size is right already."""
     if tuple(x.shape[-2:]) == tuple(size):
         return x
-    return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+    return F.interpolate(x, list(size), mode="bilinear", align_corners=align_corners)
 
 
 def unit(x_ND: Tensor) -> Tensor:

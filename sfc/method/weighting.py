@@ -14,7 +14,7 @@ RESAMPLING_PASSES = 3
 
 
 def resampling_term(images: int, batch: int, drawn: int, classes: int) -> float:
-    """Images that the bank adds to each class: iterations * drawn * 3 / classes (VOC: 396, method.md section 1)."""
+    """Images that the bank adds to each class: iterations * drawn * 3 / classes (VOC: 396)."""
     return (images // batch) * drawn * RESAMPLING_PASSES / classes
 
 

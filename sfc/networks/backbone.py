@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 import torchvision
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from sfc.config import Backbone as BackboneSection
 from sfc.errors import UserError
-from sfc.networks.checkpoint import differences, read_tensors
+from sfc.networks.checkpoint import check_fit, read_tensors
 
 
 class Backbone(nn.Module):
@@ -43,9 +42,7 @@ class StagedBackbone(Backbone):
     """A stem and four stages; the output stride is 16, or 8 for a dilated ResNet (`small`: 4).
 
     Args:
-        stem: module before the first stage.
-        stages: the four stages.
-        channels: channels of each stage's output.
+        stem, stages, channels: the modules, and the channels of each stage's output.
         frozen_stages: the stem and this many stages learn nothing (0: everything learns). As published (2), the
             gradient is cut behind them.
         freeze_norm: batch norm never trains.
@@ -57,8 +54,7 @@ class StagedBackbone(Backbone):
         super().__init__(freeze_norm)
         self.stem = stem
         self.stages = nn.ModuleList(stages)
-        self.channels = channels
-        self.frozen_stages = frozen_stages
+        self.channels, self.frozen_stages = channels, frozen_stages
         if frozen_stages:
             for module in [stem, *stages[:frozen_stages]]:
                 module.requires_grad_(False)
@@ -75,6 +71,10 @@ class StagedBackbone(Backbone):
         return outputs
 
 
+Parts = tuple[nn.Module, list[nn.Module], list[int]]
+"""Stem, stages and channels of a `StagedBackbone`."""
+
+
 class _Block(nn.Module):
     """A 3x3 convolution with group norm and a shortcut. Group norm, for small batches and any number of workers."""
 
@@ -88,7 +88,7 @@ class _Block(nn.Module):
         return (self.norm(self.conv(x)) + self.shortcut(x)).relu()
 
 
-def _small() -> tuple[nn.Module, list[nn.Module], list[int]]:
+def _small() -> Parts:
     channels = [32, 32, 32, 48]
     # One wide convolution down to a quarter: a first stage at half the size would cost more than all four stages.
     stem = nn.Sequential(nn.Conv2d(3, 32, 7, 4, 3, bias=False), nn.GroupNorm(8, 32), nn.ReLU())
@@ -96,8 +96,7 @@ def _small() -> tuple[nn.Module, list[nn.Module], list[int]]:
     return stem, blocks, channels
 
 
-def _resnet(network: nn.Module, output_stride: int) -> tuple[nn.Module, list[nn.Module], list[int]]:
-    first = network.layer4[0]
+def _resnet(network: Any, output_stride: int) -> Parts:
     # layer4 keeps its resolution without dilation at output stride 16; DeepLabV2 dilates layer3 and layer4 at 8.
     for layer, dilation in [(network.layer4, 1)] if output_stride == 16 else [(network.layer3, 2), (network.layer4, 4)]:
         for module in layer.modules():
@@ -106,12 +105,12 @@ def _resnet(network: nn.Module, output_stride: int) -> tuple[nn.Module, list[nn.
                 if module.kernel_size == (3, 3):
                     module.dilation = module.padding = (dilation, dilation)
     stem = nn.Sequential(network.conv1, network.bn1, network.relu, network.maxpool)
-    width = first.conv1.in_channels
-    channels = [width // 4, width // 2, width, 2 * width]
-    return stem, [network.layer1, network.layer2, network.layer3, network.layer4], channels
+    width = network.layer4[0].conv1.in_channels
+    stages = [network.layer1, network.layer2, network.layer3, network.layer4]
+    return stem, stages, [width // 4, width // 2, width, 2 * width]
 
 
-def _mobilenet(network: nn.Module) -> tuple[nn.Module, list[nn.Module], list[int]]:
+def _mobilenet(network: Any) -> Parts:
     layers = network.features
     for module in layers[14].modules():  # the last block that halves: output stride 16 instead of 32
         if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
@@ -120,20 +119,14 @@ def _mobilenet(network: nn.Module) -> tuple[nn.Module, list[nn.Module], list[int
 
 
 def load_weights(network: nn.Module, file: Path, heads: tuple[str, ...] = ("fc.", "classifier.")) -> None:
-    """Put a file's weights into a network.
-
-    Args:
-        network: without or with a classifier, which keeps its own weights.
-        file: a state dictionary; all but the classifier's weights must fit.
-        heads: beginnings of the names of the classifier's weights.
+    """Put a file's weights into a network, but for the classifier's, whose names begin with one of `heads`.
 
     Raises:
         UserError: the file is missing, unreadable, or made for another network.
     """
     state = {k: v for k, v in read_tensors(file, "backbone.weights").items() if not k.startswith(heads)}
     expected = {k: v for k, v in network.state_dict().items() if not k.startswith(heads)}
-    if wrong := differences(expected, state):
-        raise UserError(f"backbone.weights: {file} does not fit the backbone: {wrong}")
+    check_fit(expected, state, f"backbone.weights: {file} does not fit the backbone")
     network.load_state_dict(state, strict=False)
 
 
@@ -141,8 +134,8 @@ def build_backbone(section: BackboneSection, output_stride: Literal[8, 16] = 16)
     """The configured backbone with its weights.
 
     Args:
-        section: which, its weights, what is frozen.
-        output_stride: of a ResNet and of timm's networks that can; mobilenet_v2 (16) and small (4) have their own.
+        section: the network, its weights, what is frozen.
+        output_stride: used by a ResNet and by timm's networks that can; mobilenet_v2 (16) and small (4) have their own.
 
     Raises:
         UserError: the weights file is missing, unreadable, or made for another network; timm is not installed.
@@ -156,11 +149,10 @@ def build_backbone(section: BackboneSection, output_stride: Literal[8, 16] = 16)
         if section.weights:
             load_weights(backbone, Path(section.weights))
         return backbone
-    build: Callable[..., nn.Module] = getattr(torchvision.models, section.name)
     names = [weights.name for weights in torchvision.models.get_model_weights(section.name)]
     named = section.weights in names
     try:
-        network = build(weights=section.weights if named else None)
+        network = torchvision.models.get_model(section.name, weights=section.weights if named else None)
     except OSError as error:
         raise UserError(
             f"backbone.weights: torchvision's {section.weights} can't be fetched ({error}); name a file instead"

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,18 +12,18 @@ from torch import Tensor
 from sfc.errors import UserError
 
 SHOWN = 10
-"""Largest number of names in a message for each kind of mistake."""
+"""Names in a message for each kind of mistake, at most."""
 
 
 def read_tensors(file: Path, setting: str) -> dict[str, Tensor]:
     """The tensors of a checkpoint: a state dictionary, or one under `net`, with or without DataParallel's `module.`.
 
     Args:
-        file: the checkpoint (`.safetensors`, or saved by torch); nothing in it is executed.
-        setting: what named the file, for the message.
+        file: `.safetensors`, or saved by torch; nothing in the file is executed.
+        setting: name of the setting that holds the file's path, for messages.
 
     Raises:
-        UserError: it is missing, not a checkpoint, or holds more than plain tensors.
+        UserError: the file is missing, not a checkpoint, or holds more than plain tensors.
     """
     if not file.is_file():
         raise UserError(f"{setting}: there is no file {file}")
@@ -30,7 +31,7 @@ def read_tensors(file: Path, setting: str) -> dict[str, Tensor]:
         if file.suffix == ".safetensors":
             from safetensors.torch import load_file  # late: an optional library
 
-            state = load_file(file)
+            state: Any = load_file(file)
         else:
             state = torch.load(file, map_location="cpu", weights_only=True)
     except ImportError:
@@ -44,21 +45,24 @@ def read_tensors(file: Path, setting: str) -> dict[str, Tensor]:
     return {name.removeprefix("module."): tensor for name, tensor in state.items()}
 
 
-def differences(expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> str:
-    """Names that are missing, unexpected or of another shape in a state dictionary; empty where it fits.
+def check_fit(expected: Mapping[str, Tensor], state: Mapping[str, Tensor], message: str) -> None:
+    """Raise a UserError, `message` and the names, if tensors of a state are missing, unexpected or of another shape.
 
     Counters of batch norm's batches may be missing; nothing reads them.
     """
-
-    def listed(mistake: str, names: Sequence[str]) -> list[str]:
-        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-        return [f"{len(names)} {mistake}: {', '.join(names[:SHOWN])}{more}"] if names else []
-
-    shapes = [
-        f"{k} {tuple(state[k].shape)} instead of {tuple(expected[k].shape)}"
-        for k in expected
-        if k in state and expected[k].shape != state[k].shape
-    ]
-    missing = [k for k in expected if k not in state and not k.endswith("num_batches_tracked")]
-    unexpected = [k for k in state if k not in expected]
-    return "; ".join(listed("missing", missing) + listed("unexpected", unexpected) + listed("of another shape", shapes))
+    mistakes = {
+        "missing": [k for k in expected if k not in state and not k.endswith("num_batches_tracked")],
+        "unexpected": [k for k in state if k not in expected],
+        "of another shape": [
+            f"{k} {tuple(state[k].shape)} instead of {tuple(tensor.shape)}"
+            for k, tensor in expected.items()
+            if k in state and tensor.shape != state[k].shape
+        ],
+    }
+    texts = []
+    for mistake, names in mistakes.items():
+        if names:
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            texts.append(f"{len(names)} {mistake}: {', '.join(names[:SHOWN])}{more}")
+    if texts:
+        raise UserError(f"{message}: {'; '.join(texts)}")

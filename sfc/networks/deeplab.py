@@ -22,7 +22,7 @@ RATES = {"deeplabv3": (6, 12, 18), "deeplabv2": (6, 12, 18, 24)}
 
 
 class _LastStage(nn.Module):
-    """A backbone as torchvision's segmentation models want it: the last stage's output under the name `out`."""
+    """A backbone for torchvision's segmentation models: the last stage's output under the name `out`."""
 
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
@@ -33,28 +33,25 @@ class _LastStage(nn.Module):
 
 
 class DeepLabV2(nn.Module):
-    """Atrous spatial pyramid: 3x3 convolutions with bias, one a dilation, on the last stage; their outputs are added.
-
-    Args:
-        backbone: a ResNet at output stride 8 as published; any other at its own stride.
-        channels: K, with the background.
-        rates: dilations.
-    """
+    """Atrous spatial pyramid: the sum of 3x3 convolutions with bias on the last stage, one for each of the dilations
+    `rates`, to K channels. As published the backbone is a ResNet at output stride 8."""
 
     def __init__(self, backbone: Backbone, channels: int, rates: tuple[int, ...]) -> None:
         super().__init__()
         self.backbone = backbone
         last = backbone.channels[-1]
         self.classifier = nn.ModuleList(nn.Conv2d(last, channels, 3, padding=r, dilation=r) for r in rates)
-        for branch in self.classifier:
-            nn.init.normal_(branch.weight, std=0.01)
-            nn.init.zeros_(branch.bias)
+        for name, parameter in self.classifier.named_parameters():
+            if name.endswith("bias"):
+                nn.init.zeros_(parameter)
+            else:
+                nn.init.normal_(parameter, std=0.01)
 
     def forward(self, image: Tensor) -> dict[str, Tensor]:
         """(N, 3, H, W), normalised -> {"out": (N, K, H, W) logits}, as torchvision's models return them."""
         last = self.backbone(image)[-1]
         logits = sum(branch(last) for branch in self.classifier)
-        return {"out": resize(logits, tuple(image.shape[-2:]), align_corners=False)}
+        return {"out": resize(logits, (image.shape[-2], image.shape[-1]), align_corners=False)}
 
 
 def backbone_section(settings: Config) -> BackboneSection:
@@ -63,16 +60,10 @@ def backbone_section(settings: Config) -> BackboneSection:
 
 
 def build_deeplab(section: Segmentation, backbone: BackboneSection, channels: int) -> DeepLabV3 | DeepLabV2:
-    """A segmentation network: (N, 3, H, W) -> {"out": (N, K, H, W) logits}.
+    """A segmentation network: (N, 3, H, W) -> {"out": (N, K, H, W) logits}, where K counts the background.
 
-    DeepLabV2 runs a ResNet at output stride 8 (layer3 dilated by 2, layer4 by 4), mobilenet_v2 at 16 and small at 4;
-    DeepLabV3 a ResNet at 16. Batch norm in the backbone trains or not as the backbone's section says; published
-    DeepLabV2 freezes it and learns every stage (`frozen_stages: 0`, `freeze_norm: true`).
-
-    Args:
-        section: architecture and rates.
-        backbone: the backbone; its frozen stages stay frozen.
-        channels: K, with the background.
+    A ResNet runs at output stride 8 in DeepLabV2 and at 16 in DeepLabV3. The backbone's section says what is frozen:
+    published DeepLabV2 freezes batch norm alone (`frozen_stages: 0`, `freeze_norm: true`).
     """
     rates = section.rates or RATES[section.architecture]
     if section.architecture == "deeplabv2":
@@ -88,17 +79,15 @@ def backbone_of(net: DeepLabV3 | DeepLabV2) -> Backbone:
 
 def parameter_groups(net: DeepLabV3 | DeepLabV2, section: Segmentation) -> list[dict[str, Any]]:
     """Parameters that learn, in groups for the optimiser: the backbone at `lr`, the head at `head_lr`; DeepLabV2's bias
-    at twice that, without weight decay, as published."""
+    at twice `head_lr`, without weight decay, as published."""
     weights = [p for name, p in net.classifier.named_parameters() if not name.endswith("bias")]
     biases = [p for name, p in net.classifier.named_parameters() if name.endswith("bias")]
+    v2 = section.architecture == "deeplabv2"
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in net.backbone.parameters() if p.requires_grad], "lr": section.lr}
+        {"params": [p for p in net.backbone.parameters() if p.requires_grad], "lr": section.lr},
+        {"params": weights if v2 else weights + biases, "lr": section.head_lr},
+        {"params": biases if v2 else [], "lr": 2 * section.head_lr, "weight_decay": 0.0},
     ]
-    if section.architecture == "deeplabv2":
-        groups.append({"params": weights, "lr": section.head_lr})
-        groups.append({"params": biases, "lr": 2 * section.head_lr, "weight_decay": 0.0})
-    else:
-        groups.append({"params": weights + biases, "lr": section.head_lr})
     return [group for group in groups if group["params"]]
 
 
@@ -108,8 +97,8 @@ def pixel_loss(logits_NKHW: Tensor, target_NHW: Tensor, *, balanced: bool = Fals
     Args:
         logits_NKHW: of any precision; computed in float32.
         target_NHW: class indices, 0 = background, 255 = no label.
-        balanced: as AffinityNet (Ahn and Kwak, CVPR 2018) and SEAM use it: (mean over the batch's background pixels +
-            mean over its foreground pixels) / 2; a kind without a pixel adds 0, so the other still weighs a half.
+        balanced: (mean over the batch's background pixels + mean over its foreground pixels) / 2, as in AffinityNet
+            (Ahn and Kwak, CVPR 2018) and SEAM; a kind without a pixel adds 0, so the other still weighs a half.
 
     Returns:
         Scalar.

@@ -1,16 +1,15 @@
 """Checkpoints of the published SFC and IRN code, read under this package's names.
 
-They hold a ResNet-50 under `resnet50.*` and the same tensors once more under `stage*.*` and `backbone.*`, the modules
-through which the published networks call it; SFC's lie under the key `net`.
+Such a checkpoint holds a ResNet-50 under `resnet50.*` and copies of the same tensors under `stage*.*` and `backbone.*`,
+the modules through which the published networks call the ResNet; SFC's checkpoints have a key `net` around all.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +18,7 @@ from sfc.config import Backbone as BackboneSection
 from sfc.errors import UserError
 from sfc.method.network import SFCNet
 from sfc.networks.backbone import build_backbone
-from sfc.networks.checkpoint import differences, read_tensors
+from sfc.networks.checkpoint import check_fit, read_tensors
 from sfc.refine.irn import IRN
 
 Kind = Literal["sfc", "irn"]
@@ -40,11 +39,10 @@ PREFIXES = (
 """Beginnings of a parameter's name: in this package, in the published code."""
 FIRST_STAGE: dict[Kind, int] = {"sfc": 0, "irn": 1}
 """Number that the published network gives the stem among its stages."""
-TITLES: dict[Kind, str] = {"sfc": "SFC", "irn": "IRN"}
 
 
 def our_name(name: str, kind: Kind) -> str | None:
-    """A parameter's name in this package, from its published name, a duplicate's or its own; None if unknown."""
+    """A parameter's name in this package, from its published name, a copy's or its own; None if unknown."""
     if match := re.match(r"(?:stage(\d+)|backbone\.(\d+))\.(.*)", name):
         stage = int(match[2]) if match[2] else int(match[1]) - FIRST_STAGE[kind]
         inner, _, rest = match[3].partition(".")
@@ -66,30 +64,29 @@ def kind_of(names: set[str]) -> Kind | None:
     return None
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A checkpoint under this package's names."""
+class Checkpoint(NamedTuple):
+    """A checkpoint under this package's names; tensors without a counterpart keep their own, for the message."""
 
     kind: Kind
     state: dict[str, Tensor]
-    """Tensors without a counterpart keep their own names, for the message."""
+
+    @property
+    def title(self) -> str:
+        """Name of the network."""
+        return self.kind.upper()
 
     @property
     def classes(self) -> int | None:
-        """Foreground classes of an SFC checkpoint; None where its classifier is missing."""
+        """Foreground classes of an SFC checkpoint; None if its classifier is missing."""
         weight = self.state.get("classifier.weight")
         return None if weight is None or self.kind != "sfc" else len(weight)
 
 
 def read_checkpoint(file: Path, setting: str) -> Checkpoint:
-    """A checkpoint of SFC or IRN, from the published code or this package.
-
-    Args:
-        file: `.pth` or `.pt`.
-        setting: what named the file, for the message.
+    """A checkpoint of SFC or IRN, from the published code or this package; arguments as in `read_tensors`.
 
     Raises:
-        UserError: not a checkpoint, of another network, or its duplicates differ.
+        UserError: not a checkpoint, of another network, or two copies of a tensor differ.
     """
     tensors = read_tensors(file, setting)
     kind = kind_of(set(tensors))
@@ -117,51 +114,47 @@ def _same(one: Tensor, two: Tensor) -> bool:
     return one.shape == two.shape and one.dtype == two.dtype and torch.equal(one, two)
 
 
-def check_fit(checkpoint: Checkpoint, net: nn.Module, file: Path, setting: str) -> None:
+def check_network(checkpoint: Checkpoint, net: nn.Module, file: Path, setting: str) -> None:
     """Raise a UserError if a checkpoint is of another kind of network, class count or shape."""
-    kind: Kind = "irn" if isinstance(net, IRN) else "sfc"
-    if checkpoint.kind != kind:
-        raise UserError(f"{setting}: {file} is a checkpoint of {TITLES[checkpoint.kind]}, not of {TITLES[kind]}")
-    own = net.state_dict()
+    title = "IRN" if isinstance(net, IRN) else "SFC"
+    if checkpoint.title != title:
+        raise UserError(f"{setting}: {file} is a checkpoint of {checkpoint.title}, not of {title}")
     if isinstance(net, SFCNet) and checkpoint.classes not in (None, net.classifier.out_channels):
         raise UserError(
             f"{setting}: {file} was trained for {checkpoint.classes} classes, the data has "
             f"{net.classifier.out_channels}"
         )
-    if wrong := differences(own, checkpoint.state):
-        raise UserError(f"{setting}: {file} does not fit {TITLES[kind]} on this backbone: {wrong}")
+    check_fit(net.state_dict(), checkpoint.state, f"{setting}: {file} does not fit {title} on this backbone")
 
 
 def load_checkpoint(net: nn.Module, file: Path, setting: str) -> None:
     """Put a checkpoint's weights into a network, all of them or none.
 
     Raises:
-        UserError: from `read_checkpoint` or `check_fit`.
+        UserError: from `read_checkpoint` or `check_network`.
     """
-    if not isinstance(net, SFCNet | IRN):  # another method's network has no published names
+    if isinstance(net, SFCNet | IRN):
+        checkpoint = read_checkpoint(file, setting)
+        check_network(checkpoint, net, file, setting)
+        state = checkpoint.state
+    else:  # another method's network has no published names
         state = read_tensors(file, setting)
-        if wrong := differences(net.state_dict(), state):
-            raise UserError(f"{setting}: {file} does not fit the network: {wrong}")
-        net.load_state_dict(state, strict=False)
-        return
-    checkpoint = read_checkpoint(file, setting)
-    check_fit(checkpoint, net, file, setting)
-    net.load_state_dict(checkpoint.state, strict=False)
+        check_fit(net.state_dict(), state, f"{setting}: {file} does not fit the network")
+    net.load_state_dict(state, strict=False)
 
 
-def published_network(checkpoint: Checkpoint) -> SFCNet | IRN:
-    """The published network of a checkpoint's kind and class count, without memory for its weights."""
+def network_for(checkpoint: Checkpoint, backbone: BackboneSection | None = None, classes: int = 0) -> SFCNet | IRN:
+    """A network of a checkpoint's kind, without memory for its weights: on the given backbone and for so many classes,
+    or else the published one."""
     with torch.device("meta"):
-        section = BackboneSection(name="resnet50")
-        return IRN(section) if checkpoint.kind == "irn" else SFCNet(build_backbone(section), checkpoint.classes or 1)
+        section = backbone or BackboneSection(name="resnet50")
+        if checkpoint.kind == "irn":
+            return IRN(section)
+        return SFCNet(build_backbone(section), classes or checkpoint.classes or 1)
 
 
 def write(state: Mapping[str, Any], file: Path) -> None:
-    """Save tensors, atomically.
-
-    Raises:
-        UserError: the file can't be written.
-    """
+    """Save tensors, atomically. Raises UserError if the file can't be written."""
     partial = file.with_name(f"{file.name}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -16,28 +16,29 @@ from sfc.networks.backbone import Backbone, load_weights
 
 PREFIX = "timm/"
 SMALLEST = 32
-"""Smallest side that networks get, in pixels; smaller images are enlarged to it, as kernels may be wider than they."""
+"""Smallest side that networks get, in pixels; smaller images, narrower than some kernels, are enlarged."""
 
 
 class TimmBackbone(Backbone):
     """The last four feature maps of a convolutional network, or of four groups of a transformer's blocks.
 
-    A transformer gets the image resized up to whole patches: padded, its maps would cover more than the image. Its
+    A transformer gets the image enlarged to whole patches (maps of a padded image would cover more than the image). Its
     position embeddings follow the image's size, and its last map comes after the final norm, as for its classifier.
 
     Args:
         network: a network of timm without its classifier.
-        frozen_stages: what the map of this stage depends on learns nothing (0: everything learns).
+        frozen_stages: parameters behind the map of this stage learn nothing (0: everything learns).
         freeze_norm: batch norm never trains.
 
     Raises:
-        Exception: from the network, which can't take an image of another size than its own or has no such maps.
+        Exception: from the network, if it takes images of one size alone or has no such maps.
     """
 
-    def __init__(self, network: nn.Module, frozen_stages: int, freeze_norm: bool) -> None:
+    def __init__(self, network: Any, frozen_stages: int, freeze_norm: bool) -> None:
         super().__init__(freeze_norm)
-        self.network: Any = network
-        patches, blocks = getattr(network, "patch_embed", None), getattr(network, "blocks", None)
+        self.network = network
+        patches: Any = getattr(network, "patch_embed", None)
+        blocks: Any = getattr(network, "blocks", None)
         # a transformer's four groups of blocks, of 12: the maps after blocks 2, 5, 8 and 11
         flat = patches is not None and blocks is not None
         self.indices: int | list[int] = [len(blocks) * i // 4 - 1 for i in range(1, 5)] if flat else 4
@@ -48,7 +49,7 @@ class TimmBackbone(Backbone):
         maps = self(torch.zeros(1, 3, 64, 96))
         self.channels = [x.shape[1] for x in maps]
         parameters = list(self.parameters())
-        learns = _reach(maps[-1], parameters)  # others, such as a norm before the classifier, would get no gradient
+        learns = _reach(maps[-1], parameters)  # a norm before the classifier, for example, would get no gradient
         frozen = _reach(maps[frozen_stages - 1], parameters) if frozen_stages else [False] * len(parameters)
         for parameter, reached, stays in zip(parameters, learns, frozen, strict=True):
             parameter.requires_grad_(reached and not stays)
@@ -71,17 +72,17 @@ def _reach(output: Tensor, parameters: list[nn.Parameter]) -> list[bool]:
     return [gradient is not None for gradient in gradients]
 
 
-@torch.inference_mode(False)  # gradients tell what is frozen, for inference too
+@torch.inference_mode(False)  # gradients show which parameters are frozen, for inference too
 @torch.enable_grad()
 def build_timm(section: Section, output_stride: int) -> TimmBackbone:
     """A backbone of timm; nothing is downloaded.
 
     Args:
         section: `name` is timm/NAME; `weights` is None or a file with timm's names of the parameters.
-        output_stride: of networks that can keep their resolution, which are dilated for it; others have their own.
+        output_stride: for networks that can be dilated; others have their own.
 
     Raises:
-        UserError: timm is not installed or has no such network; the network can't take images of any size; the
+        UserError: timm is not installed or has no such network; the network takes images of one size alone; the
             weights don't fit.
     """
     name = section.name.removeprefix(PREFIX)
@@ -93,29 +94,26 @@ def build_timm(section: Section, output_stride: int) -> TimmBackbone:
         close = ", ".join(difflib.get_close_matches(name, timm.list_models(), n=3))
         hint = f"did you mean {close}?" if close else "timm.list_models() lists them"
         raise UserError(f"backbone.name: timm has no network {name}; {hint}")
-    network = _create(timm, section.name, output_stride)
+    network = _create(timm, name, output_stride)
     if section.weights:
         classifier = network.pretrained_cfg.get("classifier") or ()
         names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
         load_weights(network, Path(section.weights), tuple(f"{name}." for name in names))
     try:
         return TimmBackbone(network, section.frozen_stages, section.freeze_norm)
-    except Exception as error:  # networks for one size of image fail in ways of their own
+    except Exception as error:  # each family fails in its own way
         raise UserError(
             f"backbone.name: {section.name} does not give four feature maps of an image of any size "
             f"({type(error).__name__}: {error}); take a convolutional network or a plain vision transformer (vit_*)"
         ) from error
 
 
-def _create(timm: Any, name: str, output_stride: int) -> nn.Module:
+def _create(timm: Any, name: str, output_stride: int) -> Any:
     """A network without classifier: of any image size, or else of an output stride, or else as it is."""
     options: dict[str, Any]
-    for options in ({"dynamic_img_size": True}, {"output_stride": output_stride}):
+    for options in ({"dynamic_img_size": True}, {"output_stride": output_stride}, {}):
         try:
-            return timm.create_model(name.removeprefix(PREFIX), num_classes=0, **options)
-        except Exception:  # families refuse what they don't know each in a way of its own
-            continue
-    try:
-        return timm.create_model(name.removeprefix(PREFIX), num_classes=0)
-    except Exception as error:
-        raise UserError(f"backbone.name: timm can't build {name} ({type(error).__name__}: {error})") from error
+            return timm.create_model(name, num_classes=0, **options)
+        except Exception as error:  # each family refuses unknown options in its own way
+            last = error
+    raise UserError(f"backbone.name: timm can't build {name} ({type(last).__name__}: {last})") from last

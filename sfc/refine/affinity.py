@@ -1,8 +1,7 @@
 """Pairwise affinity of pixels from an edge map, and the losses that train it (IRN: Ahn, Cho, Kwak, CVPR 2019).
 
-Everything is a function of tensors, method.md section 3. Suffixes: N images, P destinations, h x w the map's size,
-s x t the sources. A source is a pixel from which every destination within the radius lies in the map: rows 0 to h - R,
-columns R - 1 to w - R, both inclusive, for a radius R.
+Suffixes: N images, P destinations, h x w the map's size, s x t the sources. A source is a pixel from which every
+destination within the radius R lies in the map: rows 0 to h - R, columns R - 1 to w - R, both inclusive.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ Offset = tuple[int, int]
 
 
 class Line(NamedTuple):
-    """A destination as seen from its source, and the pixels on the way, both ends among them."""
+    """A destination by its offset from the source, and the pixels between the two, both ends among them."""
 
     destination: Offset
     pixels: tuple[Offset, ...]
@@ -30,11 +29,8 @@ class Line(NamedTuple):
 
 @cache
 def lines(radius: int) -> tuple[Line, ...]:
-    """Destinations nearer than `radius` in one half plane, with their paths, ordered by the number of pixels.
-
-    A path is every pixel of the bounding rectangle that is less than 1 from the straight line, so that none leaves a
-    map in which both ends lie.
-    """
+    """Destinations nearer than `radius` in one half plane, with their paths, ordered by the number of pixels. A path is
+    every pixel of the bounding rectangle that is less than 1 from the straight line."""
     right = [(0, x) for x in range(1, radius)]
     below = [(y, x) for y in range(1, radius) for x in range(-radius + 1, radius) if x * x + y * y < radius * radius]
 
@@ -100,7 +96,7 @@ def affinity_losses(edge_logit_Nhw: Tensor, pairs: Pairs, radius: int) -> tuple[
 
     Args:
         edge_logit_Nhw: the edge branch.
-        pairs: from `label_pairs` at the same radius.
+        pairs: from `label_pairs` at the same radius R.
         radius: R.
 
     Returns:
@@ -117,7 +113,7 @@ def displacement_losses(displacement_N2hw: Tensor, pairs: Pairs, radius: int) ->
 
     Args:
         displacement_N2hw: (y, x) of every pixel.
-        pairs: from `label_pairs` at the same radius.
+        pairs: from `label_pairs` at the same radius R.
         radius: R.
 
     Returns:
@@ -135,17 +131,13 @@ def displacement_losses(displacement_N2hw: Tensor, pairs: Pairs, radius: int) ->
 
 
 def irn_losses(edge_logit: Tensor, displacement: Tensor, label_Nhw: Tensor, radius: int) -> dict[str, Tensor]:
-    """All losses of IRN by name.
+    """Scalar losses of IRN by name; `total` = (positive + negative + both of the displacement) / 2.
 
     Args:
         edge_logit: (N, 1, h, w).
         displacement: (N, 2, h, w).
         label_Nhw: uint8, 255 = void.
         radius: R.
-
-    Returns:
-        `positive`, `negative`, `displacement_foreground`, `displacement_background`, and
-        `total` = (positive + negative) / 2 + (the displacements) / 2.
     """
     pairs = label_pairs(label_Nhw, radius)
     positive, negative = affinity_losses(edge_logit[:, 0], pairs, radius)

@@ -12,8 +12,7 @@ from sfc.config import Crf
 from sfc.data.images import VOID
 
 WEAK_BACKGROUND = 0.5
-"""Factor of the background's map where foreground is sought that the maps themselves do not show."""
-
+"""Factor of the background's map in the second CRF of `ir_labels`."""
 CLIP = 1e-5
 """Smallest probability that enters a unary energy."""
 
@@ -23,29 +22,23 @@ def crf_labels(image_HW3: np.ndarray, label_HW: np.ndarray, channels: int, secti
 
     Args:
         image_HW3: (H, W, 3) uint8 RGB.
-        label_HW: (H, W) indices into the image's own label space, 0 = background.
-        channels: size of that label space, the background and the image's labels, whether they occur or not.
+        label_HW: (H, W) indices into the image's channels, 0 = background.
+        channels: number of these: the background and the image's labels, whether they occur or not.
         section: strength and kernels.
 
     Returns:
-        (H, W) uint8 indices into the same space.
+        (H, W) uint8 indices into the channels.
     """
     if channels < 2:
         return label_HW.astype(np.uint8)
     unary = unary_from_labels(label_HW.astype(np.int32), channels, gt_prob=section.gt_prob, zero_unsure=False)
-    kernels = Kernels(
-        section.iterations,
-        section.gaussian_compat,
-        section.gaussian_sxy,
-        section.bilateral_compat,
-        section.bilateral_sxy,
-        section.bilateral_srgb,
-    )
-    return _inference(image_HW3, unary, kernels).argmax(0).astype(np.uint8)
+    gaussian = section.gaussian_compat, section.gaussian_sxy
+    bilateral = section.bilateral_compat, section.bilateral_sxy, section.bilateral_srgb
+    return _inference(image_HW3, unary, Kernels(section.iterations, *gaussian, *bilateral))
 
 
 def ir_labels(image_HW3: np.ndarray, fused_KHW: np.ndarray, section: Crf) -> np.ndarray:
-    """Labels for IRN: what two CRFs agree on, one from the maps and one from the maps with half the background.
+    """Labels for IRN from two CRFs, one on the maps and one on the maps with half the background.
 
     Args:
         image_HW3: (H, W, 3) uint8 RGB.
@@ -53,8 +46,7 @@ def ir_labels(image_HW3: np.ndarray, fused_KHW: np.ndarray, section: Crf) -> np.
         section: strength and kernels.
 
     Returns:
-        (H, W) uint8 indices into the channels: foreground where the first CRF says so, 0 where both say background,
-        else 255.
+        (H, W) uint8 indices into the channels: the first CRF's foreground, 0 where both give background, else 255.
     """
     weak = fused_KHW.copy()
     weak[0] *= WEAK_BACKGROUND
@@ -63,17 +55,15 @@ def ir_labels(image_HW3: np.ndarray, fused_KHW: np.ndarray, section: Crf) -> np.
 
 
 class Kernels(NamedTuple):
-    """Of a dense CRF, in the order in which method.md section 4 lists them."""
+    """Settings of a dense CRF: weight and width (pixels) of the Gaussian kernel, then of the bilateral kernel, whose
+    width in colour is in steps of 255."""
 
     iterations: int
     pos_w: float
     pos_xy: float
-    """Pixels."""
     bi_w: float
     bi_xy: float
-    """Pixels."""
     bi_rgb: float
-    """Of 255."""
 
 
 PRESETS = {
@@ -82,7 +72,7 @@ PRESETS = {
     "toco": Kernels(10, 1, 1, 4, 121, 5),
     "weclip": Kernels(10, 3, 3, 4, 64, 5),
 }
-"""Test-time settings by the work that published with them."""
+"""Settings at test time by the work that published them."""
 
 
 def crf_probabilities(image_HW3: np.ndarray, probability_KHW: np.ndarray, kernels: Kernels) -> np.ndarray:
@@ -90,28 +80,25 @@ def crf_probabilities(image_HW3: np.ndarray, probability_KHW: np.ndarray, kernel
 
     Args:
         image_HW3: (H, W, 3) uint8 RGB.
-        probability_KHW: (K, H, W) float, over all classes or those that matter; below 1e-5 counts as 1e-5.
+        probability_KHW: (K, H, W) float, of all classes or some; values below 1e-5 count as 1e-5.
         kernels: one of `PRESETS`, or others.
 
     Returns:
-        (H, W) uint8 indices into the K.
+        (H, W) uint8 indices into the K channels.
     """
     if len(probability_KHW) < 2:
         return np.zeros(probability_KHW.shape[1:], np.uint8)
     unary = unary_from_softmax(np.asarray(probability_KHW, np.float32), clip=CLIP)
-    return _inference(image_HW3, unary, kernels).argmax(0).astype(np.uint8)
+    return _inference(image_HW3, unary, kernels)
 
 
 def _inference(image_HW3: np.ndarray, unary: np.ndarray, kernels: Kernels) -> np.ndarray:
-    """Marginals (K, H, W) float32 from unary energies (K, H x W)."""
+    """(H, W) uint8 most probable channels from unary energies (K, H x W)."""
     height, width = image_HW3.shape[:2]
     field = densecrf.DenseCRF2D(width, height, len(unary))
     field.setUnaryEnergy(np.ascontiguousarray(unary, np.float32))
     field.addPairwiseGaussian(sxy=kernels.pos_xy, compat=kernels.pos_w)
-    field.addPairwiseBilateral(
-        sxy=kernels.bi_xy,
-        srgb=kernels.bi_rgb,
-        rgbim=np.array(image_HW3, order="C"),  # pydensecrf refuses read-only memory
-        compat=kernels.bi_w,
-    )
-    return np.array(field.inference(kernels.iterations)).reshape(-1, height, width)
+    pixels = np.array(image_HW3, order="C")  # pydensecrf refuses read-only memory
+    field.addPairwiseBilateral(sxy=kernels.bi_xy, srgb=kernels.bi_rgb, rgbim=pixels, compat=kernels.bi_w)
+    marginals = np.array(field.inference(kernels.iterations)).reshape(-1, height, width)
+    return marginals.argmax(0).astype(np.uint8)

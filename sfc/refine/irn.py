@@ -14,7 +14,7 @@ from sfc.method.cam import resize
 from sfc.networks.backbone import StagedBackbone, build_backbone
 
 STRIDE = 4
-"""Of the outputs: a quarter of the image, rounded up."""
+"""Pixels of the image to a pixel of the outputs, whose size is rounded up."""
 
 
 def _block(inputs: int, outputs: int, groups: int) -> nn.Sequential:
@@ -23,20 +23,23 @@ def _block(inputs: int, outputs: int, groups: int) -> nn.Sequential:
 
 def _match(x: Tensor, factor: float, reference: Tensor) -> Tensor:
     """Bring a block's output to the reference's size: enlarged by a whole factor and cropped, or else resized."""
-    size = reference.shape[-2:]
+    height, width = reference.shape[-2:]
     if factor > 1:
         x = F.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
     elif factor < 1:
-        x = resize(x, (size[0], size[1]), align_corners=False)
-    return x[..., : size[0], : size[1]].relu()
+        x = resize(x, (height, width), align_corners=False)
+    return x[..., :height, :width].relu()
 
 
 class IRN(nn.Module):
-    """Both branches as in method.md section 3; ResNet-50 is the published one.
+    """Both branches on a backbone that learns nothing here; the published one is ResNet-50.
 
-    Args:
-        section: the backbone, of which nothing learns here.
+    Raises:
+        UserError: from `build_backbone`, or a backbone of timm.
     """
+
+    running_mean: Tensor
+    """(2,) mean displacement over the training set."""
 
     def __init__(self, section: BackboneSection) -> None:
         super().__init__()
@@ -45,9 +48,9 @@ class IRN(nn.Module):
             raise UserError(f"IRN can't take the backbone {section.name}: use one of torchvision's")
         self.backbone = backbone.requires_grad_(False).eval()
         side = 64
-        shown = self.features(torch.zeros(1, 3, side, side))
-        channels = [x.shape[1] for x in shown]
-        self.strides = [side // x.shape[-1] for x in shown]
+        features = self.features(torch.zeros(1, 3, side, side))
+        channels = [x.shape[1] for x in features]
+        self.strides = [side // x.shape[-1] for x in features]
         self.edge = nn.ModuleList(_block(c, 32, 4) for c in channels)
         self.edge_head = nn.Conv2d(5 * 32, 1, 1)
         shape = [(64, 8), (128, 16), (256, 16), (256, 16), (256, 16)]
@@ -80,30 +83,25 @@ class IRN(nn.Module):
         return outputs
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Edges and displacements at a quarter of the image, rounded up.
-
-        Args:
-            image: (N, 3, H, W), normalised.
-
-        Returns:
-            Edge logit (N, 1, h, w); displacement (N, 2, h, w), (y, x) in pixels of the map, in eval mode without its
-            mean over the training set.
-        """
+        """(N, 3, H, W), normalised -> edge logit (N, 1, h, w) and displacement (N, 2, h, w) at a quarter of the image,
+        rounded up. The displacement is (y, x) in pixels of the map, in eval mode without `running_mean`."""
         features, strides = self.features(image), self.strides
 
-        def branch(blocks: Sequence[nn.Module], numbers: Sequence[int], at: int) -> list[Tensor]:
+        def branch(blocks: nn.ModuleList, numbers: Sequence[int], at: int) -> Tensor:
             """Blocks on some of the features, at the size of feature number `at`."""
-            return [_match(blocks[i](features[i]), strides[i] / strides[at], features[at]) for i in numbers]
+            return torch.cat(
+                [_match(blocks[i](features[i]), strides[i] / strides[at], features[at]) for i in numbers], 1
+            )
 
-        edge = self.edge_head(torch.cat(branch(self.edge, range(5), 1), 1))
+        edge = self.edge_head(branch(self.edge, range(5), 1))
         near, far = branch(self.displacement, (0, 1), 1), branch(self.displacement, (2, 3, 4), 2)
-        far = _match(self.displacement[5](torch.cat(far, 1)), strides[2] / strides[1], features[1])
-        displacement = self.displacement_head(torch.cat([*near, far], 1))
+        far = _match(self.displacement[5](far), strides[2] / strides[1], features[1])
+        displacement = self.displacement_head(torch.cat([near, far], 1))
         return edge, displacement if self.training else displacement - self.running_mean[:, None, None]
 
 
 def infer(net: IRN, image: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
-    """Edges and displacements of images as in training, on a canvas: zeros below and to the right.
+    """Edges and displacements of images on a canvas as in training: zeros below and to the right.
 
     Args:
         net: in eval mode.
@@ -120,13 +118,7 @@ def infer(net: IRN, image: Tensor, canvas: int) -> tuple[Tensor, Tensor]:
 
 
 def pair_edge(net: IRN, image: Tensor, canvas: int) -> Tensor:
-    """Probability of an edge from the mean logit of each image and its mirror image.
-
-    Args:
-        net, image, canvas: as in `infer`.
-
-    Returns:
-        (N, a, b) float32.
-    """
+    """Probability of an edge (N, a, b) float32, by the mean logit of each image and its mirror image; arguments as in
+    `infer`."""
     logit, mirrored = infer(net, torch.cat([image, image.flip(-1)]), canvas)[0][:, 0].float().chunk(2)
     return ((logit + mirrored.flip(-1)) / 2).sigmoid()

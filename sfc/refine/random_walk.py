@@ -1,8 +1,8 @@
-"""Random walk over a map, held back by edges (IRN: Ahn, Cho, Kwak, CVPR 2019; method.md section 3).
+"""Random walk over a map, held back by edges (IRN: Ahn, Cho, Kwak, CVPR 2019).
 
-A step is a weighted mean over the pixels nearer than the radius (69 of them at the published 5), so the walk is applied
-as sparse products: the dense (hw)^2 transition matrix, whose repeated squaring takes long and much memory, is never
-built. The products are float64, since 256 of them in float32 collect an error of 1e-4.
+A step is a weighted mean over the pixels nearer than the radius (69 of them at the published 5), so the walk is a chain
+of sparse products: squaring the dense (hw)^2 transition matrix would take long and much memory. The products are
+float64, since 256 of them in float32 collect an error of 1e-4.
 
 Suffixes: N images, C maps, K channels with the background first, O offsets, a x b a quarter of the image, rounded up.
 """
@@ -22,7 +22,7 @@ from sfc.method.cam import resize
 from sfc.refine.affinity import Offset, lines, pair_affinity
 
 TOLERANCE = 1e-8
-"""Of the walk, against all its steps taken one by one."""
+"""Largest error allowed between the polynomial walk and the step-by-step walk."""
 
 
 @cache
@@ -33,7 +33,7 @@ def offsets(radius: int) -> tuple[Offset, ...]:
 
 
 def step_weights(edge_Nab: Tensor, radius: int, beta: float) -> Tensor:
-    """Part that each neighbour has in a pixel's next value: column j of the transition matrix, by offset from j.
+    """Weight of each neighbour in a pixel's next value: column j of the transition matrix, by offset from j.
 
     Args:
         edge_Nab: probabilities of an edge.
@@ -41,27 +41,26 @@ def step_weights(edge_Nab: Tensor, radius: int, beta: float) -> Tensor:
         beta: power of the affinity, > 0.
 
     Returns:
-        (N, O, a, b) float64 in [0, 1], O as in `offsets`, over which they add up to 1. Neighbours outside the image
-        weigh 0.
+        (N, O, a, b) float64 in [0, 1] by `offsets`, with a sum of 1 over them. Neighbours outside the image weigh 0.
     """
     margin, (height, width) = radius - 1, edge_Nab.shape[-2:]
     # An edge all around makes every pixel a source, and every way out of the image impassable.
     walled = F.pad(edge_Nab.double(), (margin, margin, 0, margin), value=1.0)
-    affinity = pair_affinity(walled, radius) ** beta if radius > 1 else []
+    affinity = pair_affinity(walled, radius) ** beta if radius > 1 else torch.empty(0)
     weights = {(0, 0): torch.ones_like(edge_Nab, dtype=torch.float64)}
-    for line, there in zip(lines(radius), affinity, strict=True):
+    for line, weight in zip(lines(radius), affinity, strict=True):
         dy, dx = line.destination
-        weights[dy, dx] = there
-        # The affinity is symmetric: seen from the destination, the same pair has the opposite offset.
-        room = F.pad(there, (margin, margin, margin, 0))
-        weights[-dy, -dx] = room[:, margin - dy :, margin - dx :][:, :height, :width]
+        weights[dy, dx] = weight
+        # The affinity is symmetric: the same pair has the opposite offset at its destination.
+        padded = F.pad(weight, (margin, margin, margin, 0))
+        weights[-dy, -dx] = padded[:, margin - dy :, margin - dx :][:, :height, :width]
     stacked = torch.stack([weights[offset] for offset in offsets(radius)], 1)
     return stacked / stacked.sum(1, keepdim=True)
 
 
 @lru_cache(maxsize=8)
 def _pattern(height: int, width: int, radius: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Where a step's matrix is not zero, for maps of one size; most images of a data set share a few sizes.
+    """Entries of a step's matrix that are not zero, for maps of one size; most images share a few sizes.
 
     Returns:
         Start of each row (hw + 1,) and column of each entry, int32, as in compressed sparse rows; position of each
@@ -87,9 +86,8 @@ def step_matrix(edge_Nab: Tensor, radius: int, beta: float) -> Tensor:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta")
         size = (number * pixels, number * pixels)
-        matrix = torch.sparse_csr_tensor(
-            starts, (column + image * pixels).flatten(), values, size, check_invariants=False
-        )
+        columns = (column + image * pixels).flatten()
+        matrix = torch.sparse_csr_tensor(starts, columns, values, size, check_invariants=False)
         # Without MKL torch multiplies on a CPU by another layout alone, which is slower.
         return matrix if matrix.is_cuda or torch.backends.mkl.is_available() else matrix.to_sparse_coo()
 
@@ -97,9 +95,9 @@ def step_matrix(edge_Nab: Tensor, radius: int, beta: float) -> Tensor:
 def chebyshev_power(steps: int, tolerance: float = TOLERANCE) -> list[float]:
     """Coefficients c_k of the shortest sum of Chebyshev polynomials that is t^steps on [-1, 1] within `tolerance`.
 
-    t^n = 2^(1-n) sum of C(n, (n-k)/2) T_k(t), k of n's parity, half of it for k = 0; the coefficients add up to 1, so
-    leaving out the last ones errs by no more than their sum: about sqrt(2 n log(2 / tolerance)) are enough (Sachdeva
-    and Vishnoi, "Faster Algorithms via Approximation Theory", 2014, theorem 3.3).
+    t^n = 2^(1-n) sum of C(n, (n-k)/2) T_k(t), k of n's parity, half of it for k = 0. The coefficients add up to 1, so
+    the error without the last ones is at most their sum: about sqrt(2 n log(2 / tolerance)) are enough (Sachdeva and
+    Vishnoi, "Faster Algorithms via Approximation Theory", 2014, theorem 3.3).
     """
     coefficients = [0.0] * (steps + 1)
     for k in range(steps % 2, steps + 1, 2):
@@ -114,13 +112,13 @@ def random_walk(maps_NCab: Tensor, edge_Nab: Tensor, *, radius: int, beta: float
     """x T^steps, with x the maps off the edges and T the column-normalised transition matrix.
 
     T is similar to a symmetric matrix with eigenvalues in [-1, 1] (the affinity between the roots of its column sums),
-    so its power is a short sum of Chebyshev polynomials: 90 products for the 256 steps.
+    so T^steps is a short sum of Chebyshev polynomials: 90 products for the 256 steps.
 
     Args:
         maps_NCab: maps, >= 0.
         edge_Nab: probabilities of an edge, on the same device.
-        radius, beta: of `step_weights`.
-        steps: how many.
+        radius, beta: as in `step_weights`.
+        steps: number of steps.
 
     Returns:
         (N, C, a, b) float64.
@@ -135,7 +133,7 @@ def random_walk(maps_NCab: Tensor, edge_Nab: Tensor, *, radius: int, beta: float
         before, now = now, step @ x if k == 1 else torch.addmm(before, step, now, beta=-1, alpha=2)
         if coefficient:
             total += coefficient * now
-    # What is left out may leave values just below 0.
+    # Without the last polynomials some values lie just below 0.
     return total.clamp_(min=0).view(number, height, width, channels).movedim(-1, 1).contiguous()
 
 
@@ -143,13 +141,13 @@ def walk_scores(fused_NKHW: Tensor, edge_Nab: Tensor, section: Walk) -> Tensor:
     """Scores of every channel after the configured walk or walks.
 
     The `foreground` walk spreads the foreground maps, and a constant background is put in front of the result; the
-    `joint` walk spreads the background's map with the others; `both` adds the two, as published. Each is divided by
-    its one maximum, so the scale of the maps does not matter.
+    `joint` walk spreads the background's map with the others; `both` adds the two, as published. Each result is divided
+    by its maximum, so the scale of the maps does not matter.
 
     Args:
         fused_NKHW: fused maps of images of one size and number of channels, >= 0.
-        edge_Nab: their edges.
-        section: how.
+        edge_Nab: probabilities of an edge.
+        section: the walks.
 
     Returns:
         (N, K, H, W) float64.
@@ -159,13 +157,8 @@ def walk_scores(fused_NKHW: Tensor, edge_Nab: Tensor, section: Walk) -> Tensor:
     starts = {"foreground": maps[:, 1:] ** section.power, "joint": maps**section.joint_power}
     chosen = [name for name in starts if section.walks in (name, "both")]
     # The walks share a transition matrix, so their maps go through it together.
-    spread = random_walk(
-        torch.cat([starts[name] for name in chosen], 1),
-        edge_Nab,
-        radius=section.radius,
-        beta=section.beta,
-        steps=section.steps,
-    )
+    together = torch.cat([starts[name] for name in chosen], 1)
+    spread = random_walk(together, edge_Nab, radius=section.radius, beta=section.beta, steps=section.steps)
     total = torch.zeros_like(fused_NKHW, dtype=torch.float64)
     for name, part in zip(chosen, spread.split([starts[name].shape[1] for name in chosen], 1), strict=True):
         if not part.numel():  # no foreground

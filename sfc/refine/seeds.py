@@ -35,11 +35,7 @@ def ruled_maps(maps: Maps, section: Pseudo, fusion: float) -> Tensor:
 
 
 def hard_labels(maps: Maps, section: Pseudo) -> np.ndarray:
-    """Seeds of one image by the fusion weight and the background rule of a section.
-
-    Returns:
-        (H, W) uint8 indices into the kept channels; a tie goes to the background.
-    """
+    """Seeds of one image: (H, W) uint8 indices into the kept channels; a tie goes to the background."""
     return ruled_maps(maps, section, section.fusion).argmax(0).numpy().astype(np.uint8)
 
 

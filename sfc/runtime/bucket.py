@@ -11,7 +11,6 @@ from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal, cast
-from urllib.parse import parse_qsl, urlsplit
 
 import obstore
 from obstore.exceptions import AlreadyExistsError, BaseError, PreconditionError
@@ -19,8 +18,6 @@ from obstore.store import from_url
 
 from sfc.errors import UserError
 
-OPTIONS = {"s3": {"endpoint_override", "region", "scheme"}, "gs": {"endpoint_override", "scheme"}}
-"""Kinds of bucket, and what may follow the question mark of their addresses."""
 CLIENT: dict[str, Any] = {
     # obstore's limit of 30 s for a whole request would end the download of a large file; a silent server is left.
     "client_options": {"allow_http": True, "timeout": "1h", "read_timeout": "60s"},
@@ -41,8 +38,7 @@ def _explained(address: str) -> Iterator[None]:
     except (BaseError, FileNotFoundError, ValueError) as error:
         text = str(error)
         if "NoSuchBucket" in text:
-            name = urlsplit(address).netloc
-            raise UserError(f"the store {address}: there is no bucket {name}; make it first") from None
+            raise UserError(f"the store {address}: there is no bucket {address.split('/')[2]}; make it first") from None
         first = text.partition("\n")[0].partition("<?xml")[0]
         reason = re.sub(r"\?\S+", "", first).strip(" :")[:300]  # queries of addresses may hold tokens
         code = re.search(r"<Code>(\w+)</Code>", text)
@@ -55,29 +51,26 @@ def _explained(address: str) -> Iterator[None]:
 
 
 def check_address(address: str) -> str:
-    """The address without its options.
+    """The address, without a slash at its end.
 
     Raises:
-        UserError: it holds credentials, which would go to logs and MLflow, an unknown option, or names no bucket.
+        UserError: it holds more than bucket and prefix, which would go to logs and MLflow, or it names no bucket.
     """
-    if "@" in address:
+    kind, _, rest = address.partition("://")
+    plain = rest.rpartition("@")[2].partition("?")[0].rstrip("/")
+    if kind not in ("s3", "gs") or plain.partition("/")[0] == "":
+        raise UserError(f"the store {kind}://{plain}: give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
+    if plain != rest.rstrip("/"):
         raise UserError(
-            f"the store's address {address.split('://')[0]}://...@{address.rpartition('@')[2].partition('?')[0]} holds "
-            "credentials: write the bucket alone, and leave them to the environment (docs/storage.md)"
+            f"the address of the store {kind}://{plain} holds credentials or options: write the bucket alone, and "
+            "leave them to the environment (docs/storage.md)"
         )
-    parts = urlsplit(address)
-    plain = f"{parts.scheme}://{parts.netloc}{parts.path}".rstrip("/")
-    if parts.scheme not in OPTIONS or not parts.netloc:
-        raise UserError(f"the store {plain}: give a folder, s3://BUCKET/PREFIX or gs://BUCKET/PREFIX")
-    options = OPTIONS[parts.scheme]
-    if unknown := sorted(dict(parse_qsl(parts.query, keep_blank_values=True)).keys() - options):
-        raise UserError(f"the store {plain}: unknown option {', '.join(unknown)}; known: {', '.join(sorted(options))}")
-    return plain
+    return f"{kind}://{plain}"
 
 
 def aws_profile() -> dict[str, str]:
-    """Keys and region of the profile AWS_PROFILE, else `default`, in ~/.aws, which obstore does not read. The
-    environment comes first: what it names is left out."""
+    """Keys and region of the profile AWS_PROFILE, else `default`, in ~/.aws, which obstore does not read; without what
+    the environment names, which comes first."""
     environment, files = os.environ, configparser.ConfigParser(interpolation=None)
     paths = {"AWS_CONFIG_FILE": "~/.aws/config", "AWS_SHARED_CREDENTIALS_FILE": "~/.aws/credentials"}
     with suppress(configparser.Error):
@@ -92,11 +85,7 @@ def aws_profile() -> dict[str, str]:
 
 
 class Bucket:
-    """Objects below an address, by their names from there.
-
-    Args:
-        address: `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`; options may follow, such as
-            `?endpoint_override=HOST:PORT&scheme=http&region=NAME`.
+    """Objects below an address `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`, by their names from there.
 
     Raises:
         UserError: the address is wrong, or there is no such bucket. So does every method whenever the service can't be
@@ -105,13 +94,7 @@ class Bucket:
 
     def __init__(self, address: str) -> None:
         self.address = check_address(address)
-        options: dict[str, Any] = dict(parse_qsl(urlsplit(address).query))
-        scheme, endpoint = options.pop("scheme", "https"), options.pop("endpoint_override", None)
-        is_s3 = self.address.startswith("s3://")
-        if endpoint:
-            options["endpoint" if is_s3 else "base_url"] = f"{scheme}://{endpoint}"
-        if is_s3:
-            options = aws_profile() | options
+        options: dict[str, Any] = aws_profile() if self.address.startswith("s3://") else {}
         with _explained(self.address):
             self._store: Any = from_url(self.address, **options, **CLIENT)
             next(iter(obstore.list(self._store)), None)  # reading an object does not tell a missing bucket
@@ -127,16 +110,8 @@ class Bucket:
             return bytes(result.bytes()), version
 
     def write(self, name: str, content: bytes, mode: Literal["overwrite", "create"] | Version = "overwrite") -> bool:
-        """Write an object, which appears whole or not at all.
-
-        Args:
-            name: of the object.
-            content: its content.
-            mode: `create` writes only if the object does not exist, a version only over that very state of it.
-
-        Returns:
-            Whether it was written.
-        """
+        """Write an object, which appears whole or not at all: with `create` only if it does not exist, with a version
+        only over that very state of it. Returns whether it was written."""
         with _explained(self.address):
             try:
                 obstore.put(self._store, name, content, mode=cast(Any, mode))

@@ -21,11 +21,11 @@ EXPIRY = 120.0
 
 @contextmanager
 def claimed(bucket: Bucket, name: str, me: str, expiry: float = EXPIRY) -> Iterator[None]:
-    """Wait until no other machine claims the name, and claim it meanwhile.
+    """Wait until no other machine claims a name, and hold a claim on it.
 
     Args:
-        bucket: where claims are: `claims/NAME`, whose content begins with the owner and changes all the time.
-        name: what is claimed.
+        bucket: has the claims as `claims/NAME`, whose content begins with the owner and changes all the time.
+        name: such as the key of an output.
         me: the owner, without spaces. A claim of the same owner is from a process that ended.
         expiry: seconds by this machine's clock.
 

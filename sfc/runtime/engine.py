@@ -17,6 +17,7 @@ from sfc.config import Precision
 
 Item = TypeVar("Item")
 Output = TypeVar("Output")
+Placed = TypeVar("Placed", bound=torch.Tensor | torch.nn.Module)
 Report = Callable[[dict[str, float], dict[str, Any]], None]
 Step = Callable[[], None]
 CHECKPOINT = "checkpoint.pt"
@@ -29,12 +30,8 @@ def bf16_gains(device: torch.device) -> bool:
     (AVX512-BF16 or AMX; `benchmarks/precision.py` prints the ratio)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and "avx512_bf16" in _cpu_flags()
-
-
-def _cpu_flags() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.read_text() if cpuinfo.is_file() else ""
+    flags = Path("/proc/cpuinfo")
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported() and flags.is_file() and "avx512_bf16" in flags.read_text()
 
 
 @dataclass(frozen=True)
@@ -47,11 +44,11 @@ class Numerics:
     def autocast(self) -> torch.autocast:
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
 
-    def place(self, module: Any) -> Any:
+    def place(self, module: Placed) -> Placed:
         """Move a module or a tensor (N, C, H, W) to the device; channels last with bf16, which gains by it."""
-        if self.bf16:
-            return module.to(self.device, memory_format=torch.channels_last, non_blocking=True)
-        return module.to(self.device, non_blocking=True)
+        layout: dict[str, Any] = {"memory_format": torch.channels_last} if self.bf16 else {}
+        placed: Any = module.to(self.device, non_blocking=True, **layout)
+        return placed
 
 
 def numerics(precision: Precision, device: torch.device) -> Numerics:
@@ -61,7 +58,7 @@ def numerics(precision: Precision, device: torch.device) -> Numerics:
 
 @dataclass
 class Context:
-    """What a training loop is told about where it runs."""
+    """Where a training loop runs, and who listens to it."""
 
     folder: Path
     """The stage's working folder, seen by every worker."""
@@ -72,15 +69,11 @@ class Context:
     """Processes that read ahead."""
     on_report: Report | None = None
     on_step: Step = lambda: None
-    """Told of every step, so that somebody can see that the work goes on."""
+    """Called at every step, so that somebody can see that the work goes on."""
 
     def report(self, metrics: dict[str, float], state: dict[str, Any]) -> None:
-        """End of an epoch, called by every rank: rank 0 saves the state, then the engine is told.
-
-        Args:
-            metrics: by name; the same on every rank.
-            state: what `restore` gives back; plain values and tensors.
-        """
+        """End an epoch, on every rank: rank 0 saves the state, of plain values and tensors, for `restore`; then the
+        engine gets it with the metrics, which are the same on every rank."""
         if self.rank == 0:
             partial = self.folder / f"{CHECKPOINT}.partial"
             with partial.open("wb") as file:  # given a path, torch hides why a write failed
@@ -107,7 +100,7 @@ class Engine(Protocol):
         Args:
             function: picklable; called with one item at a time.
             items: shards of the work.
-            gpu: it runs a network: one process a GPU where there are any.
+            gpu: whether the function runs a network, which takes one process a GPU where there are any.
         """
 
 
@@ -135,7 +128,7 @@ class LocalEngine:
     Args:
         processes: for `map`; 1 works in this process.
         on_report: told of each epoch's metrics and state.
-        watched: watches what runs in this process; gives a function to be called at each step and item.
+        watched: watches what runs in this process; gives a function that is called at each step and item.
     """
 
     def __init__(

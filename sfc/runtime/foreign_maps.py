@@ -19,9 +19,9 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
+from sfc.data.images import open_image
 from sfc.errors import UserError
 from sfc.method.cam import over_maximum
 
@@ -29,19 +29,10 @@ SETTING = "classifier.options.folder"
 
 
 def read_foreign(folder: Path, name: str, classes: tuple[str, ...], keys: np.ndarray) -> dict[str, Tensor]:
-    """The maps of one image.
-
-    Args:
-        folder: see above.
-        name: of the image.
-        classes: names of the foreground classes.
-        keys: (K',) channels to keep, the background first.
-
-    Returns:
-        (K', h, w) float32 by name.
+    """The maps (K', h, w) float32 by name of one image, for its kept channels `keys` (K',), the background first.
 
     Raises:
-        UserError: no file, or one that is not as described.
+        UserError: no file, or one that is not as described above.
     """
     try:
         arrays = _read(folder, name, classes, keys)
@@ -65,14 +56,9 @@ def _read(folder: Path, name: str, classes: tuple[str, ...], keys: np.ndarray) -
             raise ValueError(f"an array of shape {maps.shape}, expected {len(classes)} or {len(classes) + 1} maps")
         return {"maps": dict(enumerate(maps, len(classes) + 1 - len(maps)))}
     if (folder / name).is_dir():
-        channels = {}
-        for key in keys[1:]:
-            file = folder / name / f"{classes[key - 1]}.png"
-            if not file.is_file():
-                continue  # a class without a map is reported below
-            with Image.open(file, formats=("PNG",)) as image:
-                channels[int(key)] = np.asarray(image)
-        return {"maps": channels}
+        files = {int(key): folder / name / f"{classes[key - 1]}.png" for key in keys[1:]}
+        # A class without a map is reported below.
+        return {"maps": {key: np.asarray(open_image(file, ("PNG",))) for key, file in files.items() if file.is_file()}}
     raise FileNotFoundError(folder / name)
 
 

@@ -1,21 +1,33 @@
-"""Images of one size together, for stages that run a network or a walk over images."""
+"""Trained methods, and images of one size together, for stages that go over images."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sfc.config import Backbone
+from sfc.config import Backbone, Classifier
 from sfc.data import Dataset, Split
 from sfc.data.crops import normalise
+from sfc.method.build import build_method
+from sfc.method.protocol import Method, TrainingSet
+from sfc.runtime.engine import Numerics
+from sfc.runtime.training import trained
 
 Item = TypeVar("Item")
 BATCH_PIXELS = 512 * 512
 """Images of one size go through the network together up to this many pixels; it changes the speed alone."""
+
+
+@lru_cache(maxsize=1)
+def load_method(folder: Path, section: Classifier, backbone: Backbone, training: TrainingSet, how: Numerics) -> Method:
+    """A trained method from its stage's folder, on its device, in eval mode; kept for the next shard."""
+    return trained(build_method(section, backbone.model_copy(update={"weights": None}), training), folder, how)
 
 
 def by_shape(items: Iterable[tuple[Sequence[int], Item]], pixels: int) -> Iterator[list[Item]]:
@@ -33,6 +45,12 @@ def by_shape(items: Iterable[tuple[Sequence[int], Item]], pixels: int) -> Iterat
         if (len(group) + 1) * shape[-2] * shape[-1] > pixels:
             yield waiting.pop(shape)
     yield from waiting.values()
+
+
+def network_input(data: Dataset, name: str, backbone: Backbone, device: torch.device) -> Tensor:
+    """One image (1, 3, H, W) float32 as the backbone wants it."""
+    pixels = torch.from_numpy(np.asarray(data.image(name)).copy()).permute(2, 0, 1)[None]
+    return normalise(pixels.to(device), None, backbone.mean, backbone.std)
 
 
 def image_batches(

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sfc.errors import UserError
 from sfc.runtime.locks import locked
@@ -14,12 +13,12 @@ from sfc.runtime.store import FETCHED, LOCK, MANIFEST, PARTIAL, VERSION, bytes_o
 from sfc.runtime.stores import StoreAddress
 
 
-@dataclass(frozen=True)
-class Item:
-    """A file or folder that a store made: an output, an unfinished working folder (also an output whose manifest can't
-    be read), or a leftover, which is a lock file or the unfinished copy of an output in a bucket."""
+class Item(NamedTuple):
+    """A file or folder that a store made."""
 
     kind: Literal["output", "unfinished", "leftover"]
+    """`unfinished`: a working folder, or an output whose manifest can't be read; `leftover`: a lock file, or the
+    unfinished copy of an output in a bucket."""
     path: Path
     bytes: int
 
@@ -33,11 +32,6 @@ class Item:
         """`STAGE/KEY`, as manifests name their inputs."""
         return f"{self.stage}/{self.path.stem}"
 
-    @property
-    def lock(self) -> Path:
-        """The lock that whoever works on the item holds."""
-        return self.path.with_suffix(LOCK)
-
 
 def store_folder(address: StoreAddress) -> Path:
     """The folder of a store.
@@ -47,7 +41,7 @@ def store_folder(address: StoreAddress) -> Path:
     """
     if "://" in str(address):
         raise UserError(
-            f"the store {str(address).partition('?')[0]} is in a bucket: list and remove its objects by the service's "
+            f"the store {address} is in a bucket: list and remove its objects by the service's "
             "own tools, such as `aws s3 ls --recursive --summarize` (docs/storage.md says what is what)"
         )
     folder = Path(address).absolute()
@@ -58,7 +52,7 @@ def store_folder(address: StoreAddress) -> Path:
 
 def inventory(store: Path) -> list[Item]:
     """Everything that a store holds, in the order of its names. Files that no store makes are left out."""
-    items = []
+    items: list[Item] = []
     for path in sorted(store.glob("*/*")):
         if path.suffix == LOCK and path.is_file():
             items.append(Item("leftover", path, path.stat().st_size))
@@ -67,8 +61,7 @@ def inventory(store: Path) -> list[Item]:
         elif path.suffix == PARTIAL:
             items.append(Item("unfinished", path, bytes_of(path)))
         elif (path / MANIFEST).is_file():
-            kind: Literal["output", "unfinished"] = "output" if read_manifest(path) is not None else "unfinished"
-            items.append(Item(kind, path, bytes_of(path)))
+            items.append(Item("unfinished" if read_manifest(path) is None else "output", path, bytes_of(path)))
     return items
 
 
@@ -93,7 +86,7 @@ def referred(store: Path, roots: Iterable[str | Path]) -> set[str]:
 def remove(items: Sequence[Item]) -> list[Item]:
     """Remove items whose locks nobody holds, and return those that were removed.
 
-    What others read at the moment, such as a search that runs, is not known here: the caller sees to that.
+    The caller sees to it that nobody reads them, such as a search that runs.
 
     Raises:
         UserError: the disk refuses.
@@ -101,11 +94,12 @@ def remove(items: Sequence[Item]) -> list[Item]:
     removed = []
     for item in items:
         try:
-            with locked(item.lock, busy="held"):
+            lock = item.path.with_suffix(LOCK)
+            with locked(lock, busy="held"):
                 if item.path.is_dir():
                     (item.path / MANIFEST).unlink(missing_ok=True)  # first, so that the rest is no output if this stops
                     shutil.rmtree(item.path)
-                item.lock.unlink(missing_ok=True)
+                lock.unlink(missing_ok=True)
         except UserError:  # somebody works on it
             continue
         except OSError as error:

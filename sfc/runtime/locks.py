@@ -17,14 +17,11 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextmanager
 def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
-    """Hold an exclusive lock on a file, which is made where it is missing. Its holder may delete it.
-
-    Args:
-        path: the file.
-        busy: message of the error if another process holds the lock; None waits for that process.
+    """Hold an exclusive lock on a file, which is made where it is missing and which the holder may delete.
 
     Raises:
-        UserError: another process holds the lock, or the file system has no locks.
+        UserError: another process holds the lock (with the message `busy`; None waits for that process instead), or
+            the file system has no locks.
         OSError: the file can't be made.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +30,7 @@ def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        raise UserError(busy or f"another process holds {path}") from None
+        raise UserError(str(busy)) from None
     except OSError as error:
         if error.errno not in NO_LOCKS:
             raise

@@ -38,10 +38,10 @@ def kept_channels(label_C: np.ndarray) -> np.ndarray:
 
 
 def save_maps(path: Path, keys: np.ndarray, size: tuple[int, int], scales: Sequence[Mapping[str, Tensor]]) -> None:
-    """Write one image's maps, atomically.
+    """Write one image's maps to an .npz file, atomically.
 
     Args:
-        path: an .npz file.
+        path: the file.
         keys: (K',) kept channels, the background first.
         size: height and width of the image.
         scales: for each scale, maps (K', h, w) by name; the names are the same at every scale.

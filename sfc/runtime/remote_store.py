@@ -65,18 +65,16 @@ class RemoteStore(Store):
         self.who = f"{socket.gethostname()}-{(self.root / 'who').read_text(encoding='utf-8')}"
 
     def _read(self, stage: str, key: str) -> dict[str, Any] | None:
-        return super()._read(stage, key) or self._shown(stage, key)
-
-    def _shown(self, stage: str, key: str) -> dict[str, Any] | None:
-        """The manifest in the bucket."""
-        manifest = self.bucket.read(f"{stage}/{key}/{MANIFEST}")
-        return parse_object(manifest[0]) if manifest else None
+        if (manifest := super()._read(stage, key)) is not None:
+            return manifest
+        uploaded = self.bucket.read(f"{stage}/{key}/{MANIFEST}")
+        return parse_object(uploaded[0]) if uploaded else None
 
     def _fetch(self, stage: str, key: str) -> bool:
         final = self.folder(stage, key)
         if read_manifest(final) is not None:
             return True
-        manifest = self._shown(stage, key)
+        manifest = self._read(stage, key)
         if manifest is None:
             return False
         log.info("%s: fetching from %s (%s)", stage, self.bucket.address, key)

@@ -37,7 +37,7 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 def flush(folder: Path) -> None:
-    """Wait until the disk has the content of all files in a folder."""
+    """Wait until the disk has all files in a folder."""
     for path in folder.rglob("*"):
         if path.is_file():
             with path.open("rb") as file:
@@ -107,9 +107,6 @@ class Store:
     working folder `<key>.partial`, in which it finds its last checkpoint. Of two that want one key, one works and the
     other waits.
 
-    Args:
-        root: the folder; made where it is missing.
-
     Raises:
         UserError: the folder can't be written or locked, or another version of the settings made it.
     """
@@ -165,8 +162,7 @@ class Store:
             stage: name of the stage.
             key: digest of the identity.
             identity: what the output depends on, and further entries for the manifest.
-            build: writes into its argument, a folder which may hold what an interrupted run left; returns entries for
-                the manifest.
+            build: writes into a folder, which may hold what an interrupted run left; returns entries for the manifest.
 
         Raises:
             UserError: the disk is full.
@@ -197,8 +193,7 @@ class Store:
 
     @contextmanager
     def _locked(self, final: Path) -> Iterator[None]:
-        """Hold the lock of an output's folder. Once the output is finished nobody builds, so that lock and remains of
-        earlier attempts can be deleted."""
+        """Hold an output's lock; delete the lock and what earlier attempts left once the output is finished."""
         lock = final.with_suffix(LOCK)
         with locked(lock):
             yield
@@ -210,14 +205,13 @@ class Store:
     def _build(
         self, stage: str, key: str, identity: dict[str, Any], build: Callable[[Path], dict[str, Any]], work: Path
     ) -> None:
-        """Build in a working folder, whose manifest is written last."""
+        """Build an output in a working folder, whose manifest is written last."""
         log.info("%s: working (%s)", stage, key)
         start = time.monotonic()
         work.mkdir(parents=True, exist_ok=True)
         entries = build(work)
         seconds = round(time.monotonic() - start, 3)
-        measured = {"seconds": seconds, "bytes": bytes_of(work)}
-        manifest = {"stage": stage, "key": key, **identity, **measured, **entries}
+        manifest = {"stage": stage, "key": key, **identity, "seconds": seconds, "bytes": bytes_of(work), **entries}
         flush(work)  # a loss of power must not leave a manifest beside files that are half there
         write_atomic(work / MANIFEST, json.dumps(manifest, indent=1))
         log.info("%s: done in %.1f s (%s)", stage, seconds, key)
@@ -231,9 +225,9 @@ class Store:
         return self.has(stage, key)
 
     def _claimed(self, stage: str, key: str) -> AbstractContextManager[None]:
-        """Tell machines that do not see the output's lock that this one works on it; wait while another does."""
+        """Wait while a machine that does not see this one's locks works on an output; keep it waiting meanwhile."""
         return nullcontext()
 
     def _publish(self, stage: str, key: str, work: Path) -> None:
-        """Turn a whole working folder into the finished output, for every machine."""
+        """Turn a whole working folder into the finished output that every machine sees."""
         put_folder(work, self.folder(stage, key))

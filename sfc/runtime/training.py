@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -26,13 +26,13 @@ from sfc.runtime.engine import CHECKPOINT, Context, Numerics, numerics
 
 WEIGHTS = "model.pt"
 HISTORY = "history.json"
+Net = TypeVar("Net", bound=nn.Module)
 Groups = list[dict[str, Any]]
 """Parameter groups of an optimiser, each with its `params` and `lr`."""
 
 
 def save(net: nn.Module, history: list[dict[str, float]], folder: Path) -> None:
-    """Write a trained network and its history into a stage's folder; the weights last, since their presence says
-    that the training is done."""
+    """Write a trained network and its history into a stage's folder; the weights last, which mean that it is done."""
     (folder / HISTORY).write_text(json.dumps(history, indent=1), encoding="utf-8")
     partial = folder / f"{WEIGHTS}.partial"
     with partial.open("wb") as file:
@@ -47,9 +47,20 @@ def read_history(folder: Path) -> list[dict[str, float]]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
 
 
-def load(folder: Path) -> dict[str, Tensor]:
-    """The weights in a stage's folder, on the CPU."""
-    return cast("dict[str, Tensor]", torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True))
+def without_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """The weights whose names begin with a prefix, by their names behind it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+
+
+def load(folder: Path, prefix: str = "") -> dict[str, Tensor]:
+    """The weights in a stage's folder, on the CPU; with a prefix those of one part of the network."""
+    return without_prefix(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True), prefix)
+
+
+def trained(net: Net, folder: Path, how: Numerics) -> Net:
+    """A network with the weights in a stage's folder, on its device, in eval mode."""
+    net.load_state_dict(load(folder))
+    return how.place(net).eval()
 
 
 def poly(step: int, steps: int, power: float) -> float:
@@ -78,7 +89,7 @@ def split_evenly(recipes: list[Recipe], size: int) -> list[list[Recipe]]:
 
 @dataclass(frozen=True)
 class Batches:
-    """What a training sees, epoch by epoch."""
+    """The data of a training, epoch by epoch."""
 
     crops: Crops
     """Makes a crop of a recipe."""
@@ -90,11 +101,8 @@ class Batches:
 
 
 def check_finite(losses: dict[str, Tensor], where: str) -> None:
-    """Wait for the device, since a run that goes on with NaN costs more.
-
-    Raises:
-        Diverged: the total is not finite; names the losses that are not.
-    """
+    """Raise Diverged with the losses that are not finite, if the total is not. It waits for the device, since a run
+    that goes on with NaN costs more."""
     if not torch.isfinite(losses["total"]):
         bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
         raise Diverged(
@@ -136,7 +144,7 @@ def fit(
         start, history = state["epoch"], state["history"]
     several = context.world_size > 1
     # Losses with weight 0 leave heads out of the graph.
-    trained = DistributedDataParallel(model, find_unused_parameters=True) if several else model
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True) if several else model
 
     for epoch in range(batches.epochs):
         plan, first = batches.plan(epoch), planned
@@ -148,7 +156,13 @@ def fit(
         shares = [batch[context.rank :: context.world_size] for batch in plan]
         size = section.micro_batch or max(map(len, shares))
         pieces = [split_evenly(share, size) for share in shares]
-        loaded = iter(_loader(batches.crops, [piece for step in pieces for piece in step], context, how))
+        loader: DataLoader[Crop] = DataLoader(
+            batches.crops,
+            batch_sampler=[piece for step in pieces for piece in step],
+            num_workers=context.loader_workers,
+            pin_memory=how.device.type == "cuda",
+        )
+        loaded = iter(loader)
         sums: dict[str, Tensor] = defaultdict(lambda: torch.zeros((), device=how.device))
         begin, images = time.monotonic(), 0
         for number, batch in enumerate(plan):
@@ -158,9 +172,9 @@ def fit(
             for left in reversed(range(len(pieces[number]))):
                 crop = Crop(*(tensor.to(how.device, non_blocking=True) for tensor in next(loaded)))
                 # Workers meet once a step, at the last piece.
-                with trained.no_sync() if isinstance(trained, DistributedDataParallel) and left else nullcontext():
+                with wrapped.no_sync() if isinstance(wrapped, DistributedDataParallel) and left else nullcontext():
                     with how.autocast():
-                        losses = trained(crop, step / steps)
+                        losses = wrapped(crop, step / steps)
                     check_finite(losses, f"epoch {epoch + 1}, step {number + 1} of {len(plan)} (rate {rates[0]:g})")
                     share = len(crop.image) * context.world_size / len(batch)
                     (losses["total"] * share).backward()
@@ -180,13 +194,3 @@ def fit(
         state = {"epoch": epoch + 1, "history": history}
         context.report(metrics, state | {"model": model.state_dict(), "optimiser": sgd.state_dict()})
     return history
-
-
-def _loader(crops: Crops, pieces: list[list[Recipe]], context: Context, how: Numerics) -> DataLoader[Crop]:
-    """Crops in the order of the pieces, a batch a piece."""
-    return DataLoader(
-        crops,
-        batch_sampler=pieces,
-        num_workers=context.loader_workers,
-        pin_memory=how.device.type == "cuda",
-    )

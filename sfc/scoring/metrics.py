@@ -1,4 +1,4 @@
-"""Segmentation metrics from ONE confusion matrix over a data set (method.md section 5)."""
+"""Segmentation metrics from one confusion matrix over a whole data set."""
 
 from __future__ import annotations
 
@@ -56,15 +56,7 @@ def frequency_thirds(counts: Sequence[int] | np.ndarray) -> dict[str, np.ndarray
 
 
 def summarise(matrix: np.ndarray, counts: Sequence[int] | np.ndarray) -> dict[str, float]:
-    """Numbers of one confusion matrix, in [0, 1].
-
-    Args:
-        matrix: from `confusion`.
-        counts: (C,) training images of each foreground class.
-
-    Returns:
-        As `summarise_pixels`; without `coverage` where the matrix has no column of predicted void.
-    """
+    """`summarise_pixels` of a confusion matrix; without `coverage` if the matrix has no column of predicted void."""
     result = summarise_pixels(pixel_counts(matrix), counts)
     if matrix.shape[1] == len(matrix):
         del result["coverage"]
@@ -101,7 +93,7 @@ def seed_histogram(truth: np.ndarray, label: np.ndarray, height: np.ndarray, cha
     Args:
         truth: (H, W) uint8.
         label: (H, W) most active foreground class, 0 where the image has none.
-        height: (H, W) its map's value; the pixel is foreground where it is above the threshold.
+        height: (H, W) value of that class's map; a pixel above the threshold is foreground.
         channels: K.
 
     Returns:
@@ -116,9 +108,7 @@ def seed_histogram(truth: np.ndarray, label: np.ndarray, height: np.ndarray, cha
 
 def sweep(histogram: np.ndarray) -> np.ndarray:
     """Confusion matrices (T, K, K) at every threshold from a `seed_histogram`."""
-    above = histogram[::-1].cumsum(0)[::-1]  # [b]: foreground at b thresholds or more
-    foreground = above[1:]
-    background = histogram.sum(0)[None] - foreground
+    foreground = histogram[::-1].cumsum(0)[-2::-1]  # [b]: foreground at more than b thresholds
     matrices = foreground.copy()
-    matrices[:, :, 0] += background.sum(2)
+    matrices[:, :, 0] += (histogram.sum(0) - foreground).sum(2)
     return matrices

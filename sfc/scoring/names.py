@@ -6,8 +6,7 @@ background threshold tuned on the same masks, and a part such as `_tail` limits 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from sfc.config import Data
 
@@ -15,16 +14,12 @@ PARTS = ("", "_head", "_middle", "_tail")
 """All classes, then thirds of the foreground classes by their number of training images."""
 
 
-@dataclass(frozen=True)
-class Measure:
-    """What the numbers under one prefix are measured on."""
+class Measure(NamedTuple):
+    """Origin of the numbers under one prefix: a title for tables, the stage, and the split by its name in `data`."""
 
     title: str
-    """For tables and pages."""
     stage: str
-    """Stage that writes them."""
     split: Literal["train", "select", "val"]
-    """Setting of the section `data` that names the split."""
 
 
 MEASURES = {
@@ -43,12 +38,12 @@ def prefix_of(name: str) -> str:
 
 
 def split_of(name: str, data: Data) -> str:
-    """The split on which a number is measured, from its name or prefix alone; one of the user's own is on select."""
+    """The split on which a number is measured, by the number's name or prefix; a user's own metric is on select."""
     measure = MEASURES.get(prefix_of(name))
     return str(getattr(data, measure.split if measure else "select"))
 
 
 def title_of(name: str) -> str:
-    """`pseudo/miou` -> `pseudo-labels, train`: what was measured, and the role of the split."""
+    """`pseudo/miou` -> `pseudo-labels, train`: the object of the measurement and the role of the split."""
     measure = MEASURES.get(prefix_of(name))
     return f"{measure.title}, {measure.split}" if measure else name

@@ -1,4 +1,4 @@
-"""What stages keep of label maps that were held against masks: numbers, one confusion matrix, counts of each image."""
+"""Scores of label maps against masks, as stages keep them: numbers, one confusion matrix, counts of each image."""
 
 from __future__ import annotations
 
@@ -40,8 +40,7 @@ class Tally:
         self.images[name] = pixel_counts(matrix).astype(np.uint32)
 
     def write(self, folder: Path, counts: np.ndarray, **more: Any) -> None:
-        """`confusion.npy` (K, K + 1), `images.npz` (see `read_images`) and `metrics.json`: numbers of `summarise`,
-        `iou` by class, and what else is given.
+        """Write `confusion.npy` (K, K + 1), `images.npz` (see `read_images`) and `metrics.json` (see `numbers`).
 
         Args:
             folder: output.
@@ -55,12 +54,11 @@ class Tally:
 
 
 def numbers(matrix: np.ndarray, counts: np.ndarray) -> dict[str, Any]:
-    """`summarise` of a confusion matrix with `iou` by class."""
-    return summarise(matrix, counts) | {"iou": rounded(class_iou(matrix))}
+    """`summarise` of a confusion matrix, and `iou` by class."""
+    return summarise(matrix, counts) | {"iou": _rounded(class_iou(matrix))}
 
 
-def rounded(iou: np.ndarray) -> list[float]:
-    """IoU by class as metrics.json has it."""
+def _rounded(iou: np.ndarray) -> list[float]:
     return [round(float(value), 6) for value in iou]
 
 
@@ -85,18 +83,10 @@ def read_images(folder: Path) -> tuple[list[str], np.ndarray, np.ndarray]:
 
 
 def recompute(folder: Path, names: Iterable[str] | None = None) -> dict[str, Any]:
-    """The numbers of metrics.json from the counts of each image, without predicting again.
-
-    Args:
-        folder: output of a stage that has masks.
-        names: of the images to count; None: all. Others than the folder's raise a KeyError.
-
-    Returns:
-        As `summarise_pixels`, with `iou` by class.
-    """
-    known, pixels, counts = read_images(folder)
+    """`numbers` of all or some images in a stage's folder, from the counts of each; KeyError for an unknown name."""
+    ids, pixels, counts = read_images(folder)
     if names is not None:
-        place = {name: i for i, name in enumerate(known)}
-        pixels = pixels[[place[name] for name in names]]
+        index = {name: i for i, name in enumerate(ids)}
+        pixels = pixels[[index[name] for name in names]]
     total = pixels.sum(0, dtype=np.int64)
-    return summarise_pixels(total, counts) | {"iou": rounded(iou_of(total))}
+    return summarise_pixels(total, counts) | {"iou": _rounded(iou_of(total))}

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sfc.config import RULE, Backbone
-from sfc.data.crops import Crop, Crops, normalise
+from sfc.data.crops import Crop, normalise
 from sfc.data.images import write_mask
 from sfc.method.image_bank import plain_batches
 from sfc.networks.published_checkpoints import load_checkpoint
@@ -20,20 +20,14 @@ from sfc.refine.affinity import irn_losses
 from sfc.refine.crf import ir_labels
 from sfc.refine.irn import IRN, infer
 from sfc.refine.seeds import as_classes, ruled_maps
-from sfc.runtime.engine import Context, Engine, Numerics, numerics, shards
-from sfc.runtime.map_files import load_maps
+from sfc.runtime.engine import Context, Engine, Numerics, numerics
+from sfc.runtime.inference import network_input
 from sfc.runtime.training import WEIGHTS, Batches, fit, load, save
 from sfc.stages.spec import LABELS, Spec, Work
 
 
 class PairLoss(nn.Module):
-    """A training step of IRN.
-
-    Args:
-        net: the network; its parameters are this module's.
-        radius: pairs nearer than this are compared.
-        backbone: what the input looks like.
-    """
+    """A training step of IRN, which compares pairs of pixels nearer than `radius`."""
 
     def __init__(self, net: IRN, radius: int, backbone: Backbone) -> None:
         super().__init__()
@@ -47,25 +41,21 @@ class PairLoss(nn.Module):
 
 
 def _label_shard(indices: Sequence[int], work: Work) -> None:
-    """Write the labels that IRN learns from; those that exist are left alone."""
+    """Write the labels that IRN learns from."""
     section = work.settings.pseudo
-    for i in indices:
-        name = work.split.ids[i]
-        path = work.folder / LABELS / f"{name}.png"
-        if not path.is_file():
-            keys, maps = load_maps(work.inputs["maps"] / f"{name}.npz")
-            fused = ruled_maps(maps, section, section.fusion).numpy()
-            write_mask(path, as_classes(ir_labels(np.asarray(work.data.image(name)), fused, section.crf), keys))
+    for _, name, path in work.missing(indices, LABELS, ".png"):
+        keys, maps = work.image_maps(name)
+        fused = ruled_maps(maps, section, section.fusion).numpy()
+        write_mask(path, as_classes(ir_labels(np.asarray(work.data.image(name)), fused, section.crf), keys))
 
 
 @torch.no_grad()
 def mean_displacement(net: IRN, work: Work, how: Numerics) -> Tensor:
-    """(2,) float32: the mean over the split's images of each one's mean displacement."""
+    """Mean over the split's images of each one's mean displacement, (2,) float32."""
     net.train()  # the displacement as it is
-    backbone, total = work.settings.backbone, torch.zeros(2, device=how.device)
+    total = torch.zeros(2, device=how.device)
     for name in work.split.ids:
-        pixels = torch.from_numpy(np.asarray(work.data.image(name)).copy()).permute(2, 0, 1)[None]
-        image = normalise(pixels.to(how.device), None, backbone.mean, backbone.std)
+        image = network_input(work.data, name, work.settings.backbone, how.device)
         with how.autocast():
             _, displacement = infer(net, image, work.settings.affinity.crop)
         total += displacement.float().mean((0, 2, 3))
@@ -78,19 +68,8 @@ def train(context: Context, work: Work) -> None:
     torch.manual_seed(seed)
     net = IRN(backbone)
     if backbone.weights is None:
-        state = load(work.inputs["classifier"])
-        net.backbone.load_state_dict(
-            {name.removeprefix("backbone."): t for name, t in state.items() if name.startswith("backbone.")}
-        )
-    crops = Crops(
-        work.data,
-        work.split,
-        crop=section.crop,
-        resize=section.resize,
-        flip=section.flip,
-        seed=seed,
-        masks=work.folder / LABELS,
-    )
+        net.backbone.load_state_dict(load(work.inputs["classifier"], "backbone."))
+    crops = work.crops(section, resize=section.resize, masks=work.folder / LABELS)
     batches = Batches(crops, partial(plain_batches, len(work.split), batch=section.batch, seed=seed), section.epochs)
     groups = [
         {"params": net.edge_parameters(), "lr": section.lr},
@@ -98,13 +77,13 @@ def train(context: Context, work: Work) -> None:
     ]
     history = fit(context, PairLoss(net, section.radius, backbone), batches, section, groups, seed)
     if context.rank == 0:
-        net.running_mean.copy_(mean_displacement(net, work, numerics(section.precision, context.device)))
+        net.get_buffer("running_mean").copy_(mean_displacement(net, work, numerics(section.precision, context.device)))
         save(net, history, context.folder)
 
 
 def run(work: Work, engine: Engine) -> None:
-    """Write `labels/ID.png`, `model.pt` (state of an IRN) and `history.json`. Where the section names a network that
-    is trained already, that one is taken, and no label is made.
+    """Write `labels/ID.png`, `model.pt` (state of an IRN) and `history.json`; no labels where the section names a
+    trained network.
 
     Raises:
         UserError: the network that the section names does not fit the backbone.
@@ -118,8 +97,7 @@ def run(work: Work, engine: Engine) -> None:
         save(net, [], work.folder)
         return
     (work.folder / LABELS).mkdir(exist_ok=True)
-    for _ in engine.map(partial(_label_shard, work=work), shards(len(work.split))):
-        pass
+    work.over_images(engine, _label_shard)
     engine.train(train, work, folder=work.folder)
 
 

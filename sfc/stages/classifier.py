@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sfc.config import Backbone
-from sfc.data.crops import Crop, Crops, normalise
+from sfc.data.crops import Crop, normalise
 from sfc.method.build import build_method
 from sfc.method.image_bank import ImageBank, epoch_batches
 from sfc.method.protocol import Method
@@ -19,7 +19,7 @@ from sfc.stages.spec import Spec, Work
 
 
 class Step(nn.Module):
-    """A training step of a method on crops as they are read."""
+    """A training step of a method on crops as they are read; the method's parameters begin with `method.`."""
 
     def __init__(self, method: Method, backbone: Backbone) -> None:
         super().__init__()
@@ -29,11 +29,6 @@ class Step(nn.Module):
         """Losses by name; `crop.image` is uint8."""
         image = normalise(crop.image, crop.box, self.input.mean, self.input.std)
         return self.method.step(crop._replace(image=image), progress)
-
-
-def method_state(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The weights of the method in those of a training step."""
-    return {name.removeprefix("method."): tensor for name, tensor in state.items()}
 
 
 def parameter_groups(method: Method, lr: float, head_lr: float) -> Groups:
@@ -48,10 +43,9 @@ def train(context: Context, work: Work) -> None:
     section, split, seed = work.settings.classifier, work.split, work.settings.seed
     torch.manual_seed(seed)
     method = build_method(section, work.settings.backbone, work.training_set())
-    crops = Crops(work.data, split, crop=section.crop, resize_long=section.resize_long, flip=section.flip, seed=seed)
     bank = ImageBank(len(work.data.classes), draw_empty=section.bank_draws_empty)
     batches = Batches(
-        crops,
+        work.crops(section, resize_long=section.resize_long),
         lambda epoch: epoch_batches(
             split.labels, bank, epoch=epoch, batch=section.batch, drawn=section.bank_images, seed=seed
         ),

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import lru_cache, partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,13 @@ from torch import Tensor, nn
 
 from sfc.config import SCALE_PRESETS, Config, Evaluation
 from sfc.data import Dataset, Split
-from sfc.data.crops import normalise
 from sfc.data.images import read_mask, write_mask
 from sfc.method.cam import resize
 from sfc.networks.deeplab import backbone_section, build_deeplab
 from sfc.refine.crf import CLIP, PRESETS, crf_probabilities
 from sfc.runtime.engine import Engine, Numerics, available_cpus, default_device, numerics, shards
-from sfc.runtime.training import load
+from sfc.runtime.inference import network_input
+from sfc.runtime.training import trained
 from sfc.scoring.tally import Tally, merge
 from sfc.stages.spec import PREDICTIONS, Spec, Work
 
@@ -32,50 +32,33 @@ CHUNK = 400
 @lru_cache(maxsize=1)
 def _load(folder: Path, settings: Config, channels: int, how: Numerics) -> nn.Module:
     backbone = backbone_section(settings).model_copy(update={"weights": None})
-    net = build_deeplab(settings.segmentation, backbone, channels)
-    net.load_state_dict(load(folder))
-    placed: nn.Module = how.place(net).eval()
-    return placed
+    return trained(build_deeplab(settings.segmentation, backbone, channels), folder, how)
 
 
 def predict(net: nn.Module, image_13HW: Tensor, section: Evaluation) -> Tensor:
-    """Mean class probabilities over scales and the mirror image.
+    """Mean class probabilities (K, H, W) float32 over scales and the mirror image, of a network in eval mode."""
+    size = image_13HW.shape[-2:]
 
-    Args:
-        net: in eval mode.
-        image_13HW: one normalised image.
-        section: scales and mirror.
+    def probabilities() -> Iterator[Tensor]:
+        for scale in section.scales:
+            view = resize(image_13HW, [max(1, round(side * scale)) for side in size], align_corners=False)
+            for mirrored in (False, True) if section.mirror else (False,):
+                logits = net(view.flip(-1) if mirrored else view)["out"].float()
+                logits = resize(logits.flip(-1) if mirrored else logits, size, align_corners=False)
+                yield F.softmax(logits, dim=1)[0]
 
-    Returns:
-        (K, H, W) float32.
-    """
-    size = tuple(image_13HW.shape[-2:])
-    total: Tensor | None = None
-    views = 0
-    for scale in section.scales:
-        view = resize(image_13HW, tuple(max(1, round(side * scale)) for side in size), align_corners=False)
-        for mirrored in (False, True) if section.mirror else (False,):
-            logits = net(view.flip(-1) if mirrored else view)["out"].float()
-            logits = resize(logits.flip(-1) if mirrored else logits, size, align_corners=False)
-            probability = F.softmax(logits, dim=1)[0]
-            total = probability if total is None else total + probability
-            views += 1
-    return total / views
+    return reduce(torch.add, probabilities()) / (len(section.scales) * (1 + section.mirror))
 
 
 @torch.inference_mode()
 def _predict(indices: Sequence[int], work: Work) -> None:
-    """Write the prediction of some images, those that exist apart. Before a CRF write `ID.npz` instead: the averaged
-    probabilities of the classes that a CRF can tell from none, as float16."""
+    """Write the predictions of some images; before a CRF `ID.npz` instead, with the averaged probabilities, float16, of
+    the classes that a CRF can tell from none."""
     section, backbone = work.settings.evaluation, backbone_section(work.settings)
     how = numerics(section.precision, default_device())
     net = _load(work.inputs["segmentation"], work.settings, len(work.data.classes) + 1, how)
-    for i in indices:
-        path = _file(work, i)
-        if path.is_file():
-            continue
-        pixels = torch.from_numpy(np.asarray(work.data.image(work.split.ids[i])).copy()).permute(2, 0, 1)[None]
-        image = normalise(pixels.to(how.device), None, backbone.mean, backbone.std)
+    for _, name, path in work.missing(indices, PREDICTIONS, ".png"):
+        image = network_input(work.data, name, backbone, how.device)
         with how.autocast():
             probability = predict(net, image, section)
         if section.crf == "none":
@@ -86,20 +69,13 @@ def _predict(indices: Sequence[int], work: Work) -> None:
             np.savez(file, keys=keys.cpu().numpy(), probability=probability[keys].half().cpu().numpy())
 
 
-def _file(work: Work, index: int) -> Path:
-    return work.folder / PREDICTIONS / f"{work.split.ids[index]}.png"
-
-
 def _refine(indices: Sequence[int], work: Work) -> None:
-    """Write the prediction of some images by a dense CRF, in place of their probabilities."""
-    for i in indices:
-        path = _file(work, i)
-        if path.is_file():
-            continue
+    """Write the predictions of some images by a dense CRF, in place of their probabilities."""
+    for _, name, path in work.missing(indices, PREDICTIONS, ".png"):
         waiting = path.with_suffix(".npz")
         with np.load(waiting) as file:
             keys, probability = file["keys"], file["probability"]
-        image = np.asarray(work.data.image(work.split.ids[i]))
+        image = np.asarray(work.data.image(name))
         label = crf_probabilities(image, probability, PRESETS[work.settings.evaluation.crf])
         write_mask(path, keys[label].astype(np.uint8))
         waiting.unlink()
@@ -120,7 +96,7 @@ def _count(indices: Sequence[int], folder: Path, data: Dataset, split: Split) ->
 
 
 def test_time(section: Evaluation) -> dict[str, Any]:
-    """What a number must say about its test time: scales and their preset, mirror, the CRF's preset and values."""
+    """The test time that is stored with a number: scales and their preset, mirror, the CRF's preset and values."""
     preset = next((name for name, scales in SCALE_PRESETS.items() if scales == section.scales), "custom")
     crf = {"name": section.crf} | (PRESETS[section.crf]._asdict() if section.crf != "none" else {})
     return {"scales": {"name": preset, "factors": list(section.scales)}, "mirror": section.mirror, "crf": crf}
@@ -136,11 +112,9 @@ def run(work: Work, engine: Engine) -> None:
     section, images = work.settings.evaluation, len(work.split)
     for chunk in shards(images, images if section.crf == "none" else CHUNK):
         pieces = [chunk[piece.start : piece.stop] for piece in shards(len(chunk))]
-        for _ in engine.map(partial(_predict, work=work), pieces, gpu=True):
-            pass
+        list(engine.map(partial(_predict, work=work), pieces, gpu=True))
         if section.crf != "none":
-            for _ in engine.map(partial(_refine, work=work), pieces):
-                pass
+            list(engine.map(partial(_refine, work=work), pieces))
     if work.split.has_masks:
         backbone, start = backbone_section(work.settings), work.settings.segmentation.start
         weights = Path(backbone.weights).name if backbone.weights else "no weights"

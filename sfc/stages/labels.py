@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import numpy as np
 import torch
@@ -14,9 +13,9 @@ from sfc.data.images import read_mask, write_mask
 from sfc.refine.crf import crf_labels, ir_labels
 from sfc.refine.random_walk import walk_labels
 from sfc.refine.seeds import as_classes, hard_labels, ruled_maps
-from sfc.runtime.engine import Engine, default_device, shards
+from sfc.runtime.engine import Engine, default_device
 from sfc.runtime.inference import by_shape
-from sfc.runtime.map_files import load_edge, load_maps
+from sfc.runtime.map_files import load_edge
 from sfc.scoring.tally import Tally, merge
 from sfc.stages.spec import LABELS, Spec, Work
 
@@ -33,10 +32,10 @@ def _walked(indices: Sequence[int], work: Work) -> Iterator[tuple[int, np.ndarra
 
     def ready() -> Iterator[tuple[Sequence[int], tuple[int, np.ndarray, Tensor, Tensor]]]:
         for i in indices:
-            file = f"{work.split.ids[i]}.npz"
-            keys, maps = load_maps(work.inputs["maps"] / file)
+            name = work.split.ids[i]
+            keys, maps = work.image_maps(name)
             fused = ruled_maps(maps, section, section.walk.fusion)
-            yield fused.shape, (i, keys, fused, load_edge(work.inputs["edges"] / file))
+            yield fused.shape, (i, keys, fused, load_edge(work.inputs["edges"] / f"{name}.npz"))
 
     for group in by_shape(ready(), group_pixels(device)):
         fused = torch.stack([item[2] for item in group]).to(device)
@@ -50,7 +49,7 @@ def _direct(indices: Sequence[int], work: Work) -> Iterator[tuple[int, np.ndarra
     section = work.settings.pseudo
     for i in indices:
         name = work.split.ids[i]
-        keys, maps = load_maps(work.inputs["maps"] / f"{name}.npz")
+        keys, maps = work.image_maps(name)
         label = hard_labels(maps, section)
         if section.method == "crf":
             image = np.asarray(work.data.image(name))
@@ -81,7 +80,7 @@ def run(work: Work, engine: Engine) -> None:
     """
     (work.folder / LABELS).mkdir(exist_ok=True)
     walks = work.settings.pseudo.method == "irn"
-    tally = merge(engine.map(partial(_shard, work=work), shards(len(work.split)), gpu=walks))
+    tally = merge(work.over_images(engine, _shard, gpu=walks))
     if work.split.has_masks:
         tally.write(work.folder, work.counts)
 

@@ -6,18 +6,16 @@ Source: maps at inference of SFC, section "Implementation Details"; the file for
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from sfc.config import Cam
-from sfc.method.build import load_method
+from sfc.config import Cam, MapsOptions
 from sfc.method.protocol import Method
-from sfc.runtime.engine import Engine, default_device, numerics, shards
+from sfc.runtime.engine import Engine, default_device, numerics
 from sfc.runtime.foreign_maps import read_foreign
-from sfc.runtime.inference import image_batches
+from sfc.runtime.inference import image_batches, load_method
 from sfc.runtime.map_files import kept_channels, save_maps
 from sfc.stages.spec import Spec, Work
 
@@ -28,38 +26,26 @@ def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
 
 
 def infer(method: Method, image_N3HW: Tensor, section: Cam) -> list[dict[str, Tensor]]:
-    """Maps at each scale, no mask and no label applied.
-
-    Args:
-        method: in eval mode.
-        image_N3HW: normalised images of one size.
-        section: scales and mirror.
-
-    Returns:
-        For each scale, maps (N, K, h, w) float32 by name.
-    """
-    size = (image_N3HW.shape[-2], image_N3HW.shape[-1])
+    """For each scale the maps (N, K, h, w) float32 by name of normalised images of one size, no mask and no label
+    applied; the method is in eval mode."""
     maps = []
     for scale in section.scales:
         view = image_N3HW
         if scale != 1:
-            view = torch.nn.functional.interpolate(view, scaled_size(size, scale), mode="bicubic", align_corners=False)
+            size = scaled_size((view.shape[-2], view.shape[-1]), scale)
+            view = torch.nn.functional.interpolate(view, size, mode="bicubic", align_corners=False)
         maps.append(method.maps(view, section))
     return maps
 
 
-def _missing(indices: Sequence[int], work: Work) -> list[int]:
-    """Images whose file is not there yet."""
-    return [i for i in indices if not (work.folder / f"{work.split.ids[i]}.npz").is_file()]
-
-
 @torch.inference_mode()
 def _infer_shard(indices: Sequence[int], work: Work) -> None:
-    """Write the maps of some images, one file an image; those that exist are left alone."""
+    """Write the maps of some images."""
     settings, split = work.settings, work.split
     how = numerics(settings.cam.precision, default_device())
     method = load_method(work.inputs["classifier"], settings.classifier, settings.backbone, work.training_set(), how)
-    for group, image in image_batches(_missing(indices, work), work.data, split, settings.backbone, how.device):
+    missing = [i for i, *_ in work.missing(indices)]
+    for group, image in image_batches(missing, work.data, split, settings.backbone, how.device):
         with how.autocast():
             scales = infer(method, image, settings.cam)
         size = (image.shape[-2], image.shape[-1])
@@ -69,23 +55,21 @@ def _infer_shard(indices: Sequence[int], work: Work) -> None:
             save_maps(work.folder / f"{split.ids[i]}.npz", keys, size, kept)
 
 
-def _read_shard(indices: Sequence[int], work: Work, folder: Path) -> None:
-    """Bring maps of another program into this one's files."""
-    for i in _missing(indices, work):
-        name, keys = work.split.ids[i], kept_channels(work.split.labels[i])
+def _read_shard(indices: Sequence[int], work: Work) -> None:
+    """Convert another program's maps of some images to this one's files."""
+    options = work.settings.classifier.options
+    assert isinstance(options, MapsOptions)
+    for i, name, path in work.missing(indices):
+        keys = kept_channels(work.split.labels[i])
         width, height = work.data.image(name).size
-        maps = read_foreign(folder, name, work.data.classes, keys)
-        save_maps(work.folder / f"{name}.npz", keys, (height, width), [maps])
+        maps = read_foreign(Path(options.folder), name, work.data.classes, keys)
+        save_maps(path, keys, (height, width), [maps])
 
 
 def run(work: Work, engine: Engine) -> None:
     """Write `ID.npz` for every image of the split."""
-    section = work.settings.classifier
-    shard = partial(_infer_shard, work=work)
-    if section.method == "maps":
-        shard = partial(_read_shard, work=work, folder=Path(section.options.folder))
-    for _ in engine.map(shard, shards(len(work.split)), gpu=section.method != "maps"):
-        pass
+    foreign = work.settings.classifier.method == "maps"
+    work.over_images(engine, _read_shard if foreign else _infer_shard, gpu=not foreign)
 
 
 SPEC = Spec(

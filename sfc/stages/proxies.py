@@ -5,19 +5,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from functools import partial
 from itertools import combinations
 
 import numpy as np
 import torch
 
 from sfc.config import RULE
-from sfc.method.build import load_method
 from sfc.refine.crf import crf_labels
 from sfc.refine.seeds import as_classes, hard_labels
-from sfc.runtime.engine import Engine, default_device, numerics, shards
-from sfc.runtime.inference import image_batches
-from sfc.runtime.map_files import load_maps
+from sfc.runtime.engine import Engine, default_device, numerics
+from sfc.runtime.inference import image_batches, load_method
 from sfc.runtime.store import write_atomic
 from sfc.scoring.metrics import class_iou, confusion
 from sfc.scoring.tally import METRICS
@@ -48,7 +45,7 @@ def _agreement(indices: Sequence[int], work: Work) -> np.ndarray:
     matrices = np.zeros((2, channels, channels + 1), np.int64)
     for i in indices:
         name = work.split.ids[i]
-        keys, maps = load_maps(work.inputs["maps"] / f"{name}.npz")
+        keys, maps = work.image_maps(name)
         alone = [hard_labels({kind: values}, section) for kind, values in maps.items()]
         for one, other in combinations(alone, 2):
             matrices[0] += confusion(as_classes(one, keys), as_classes(other, keys), channels)
@@ -84,15 +81,14 @@ def run(work: Work, engine: Engine) -> None:
     after the dense CRF, on the first `crf_images` images. `classification_map`: mean average precision of the image
     scores on the split's image labels, held out unless the split is the one that trains; of a method with a network.
     """
-    pieces = shards(len(work.split), SHARD)
-    matrices = sum(engine.map(partial(_agreement, work=work), pieces))
+    matrices = np.sum(work.over_images(engine, _agreement, size=SHARD), 0)
     metrics: dict[str, float] = {}
     if matrices[0].any():
         metrics["map_agreement"] = float(np.nanmean(class_iou(matrices[0])))
     # Both label maps cover every pixel, so at least one class occurs in the matrix.
     metrics["crf_agreement"] = float(np.nanmean(class_iou(matrices[1])))
     if work.settings.classifier.method != "maps":
-        scores = np.concatenate(list(engine.map(partial(_scores, work=work), shards(len(work.split)), gpu=True)))
+        scores = np.concatenate(work.over_images(engine, _scores, gpu=True))
         metrics["classification_map"] = mean_average_precision(work.split.labels, scores)
     metrics["crf_images"] = min(CRF_IMAGES, len(work.split))
     write_atomic(work.folder / METRICS, json.dumps(metrics, indent=1))

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 
 from sfc.config import RULE
 from sfc.refine.seeds import hard_labels, strongest
-from sfc.runtime.engine import Engine, shards
-from sfc.runtime.map_files import load_maps
+from sfc.runtime.engine import Engine
 from sfc.scoring.metrics import THRESHOLDS, class_iou, seed_histogram, sweep
 from sfc.scoring.tally import Tally, merge, numbers
 from sfc.stages.spec import Spec, Work
@@ -23,7 +21,7 @@ def _shard(indices: Sequence[int], work: Work) -> tuple[np.ndarray, Tally]:
     for i in indices:
         name = work.split.ids[i]
         truth = work.data.mask(name)
-        keys, maps = load_maps(work.inputs["maps"] / f"{name}.npz")
+        keys, maps = work.image_maps(name)
         fixed.add(name, truth, keys[hard_labels(maps, section)])
         histogram += seed_histogram(truth, *strongest(keys, maps, section.fusion), channels)
     return histogram, fixed
@@ -35,7 +33,7 @@ def run(work: Work, engine: Engine) -> None:
     The metrics: `miou` and its parts at the configured rule, `iou` by class; under `best` the same at the best
     threshold of the sweep, tuned on these very masks, with `threshold` where it lies.
     """
-    results = list(engine.map(partial(_shard, work=work), shards(len(work.split))))
+    results = work.over_images(engine, _shard)
     matrices = sweep(np.sum([histogram for histogram, _ in results], 0))
     best = int(np.argmax([np.nanmean(iou) if np.isfinite(iou).any() else 0 for iou in class_iou(matrices)]))
     at_best = numbers(matrices[best], work.counts) | {"threshold": float(THRESHOLDS[best])}

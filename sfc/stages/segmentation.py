@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sfc.config import Backbone, Config, Segmentation
 from sfc.data import Split
-from sfc.data.crops import Crop, Crops, normalise
+from sfc.data.crops import Crop, normalise
 from sfc.errors import UserError
 from sfc.method.image_bank import Recipe, plain_batches
 from sfc.networks.deeplab import backbone_of, backbone_section, build_deeplab, parameter_groups, pixel_loss
@@ -32,13 +32,7 @@ class PixelLoss(nn.Module):
 
 
 class Schedule:
-    """Batches of every epoch up to the configured end.
-
-    Args:
-        section: epochs or iterations, and the batch.
-        images: number of training images.
-        seed: start of the order.
-    """
+    """Batches of every epoch up to the configured end, in an order that starts from a seed."""
 
     def __init__(self, section: Segmentation, images: int, seed: int) -> None:
         self.section, self.images, self.seed = section, images, seed
@@ -52,11 +46,8 @@ class Schedule:
 
 
 def check_batch(section: Segmentation, split: Split, world_size: int, synchronised: bool) -> None:
-    """DeepLabV3's pooling branch normalises one number a channel and image, which takes two images.
-
-    Raises:
-        UserError: a worker would get fewer.
-    """
+    """Raise a UserError where a worker gets fewer than the two images that the batch norm in DeepLabV3's pooling branch
+    needs, since it normalises one number a channel and image."""
     images = min(section.batch, len(split)) // (1 if synchronised else world_size)
     if section.micro_batch:
         images //= math.ceil(images / section.micro_batch)
@@ -78,19 +69,10 @@ def train(context: Context, work: Work) -> None:
     net: nn.Module = build_deeplab(section, backbone, len(work.data.classes) + 1)
     groups = parameter_groups(net, section)
     if section.start == "classifier":
-        state, prefix = load(work.inputs["classifier"]), "backbone."
-        backbone_of(net).load_state_dict({k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)})
+        backbone_of(net).load_state_dict(load(work.inputs["classifier"], "backbone."))
     if synchronised:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    crops = Crops(
-        work.data,
-        work.split,
-        crop=section.crop,
-        resize=section.resize,
-        flip=section.flip,
-        seed=seed,
-        masks=work.inputs["labels"] / LABELS,
-    )
+    crops = work.crops(section, resize=section.resize, masks=work.inputs["labels"] / LABELS)
     schedule = Schedule(section, len(work.split), seed)
     batches = Batches(crops, schedule, schedule.epochs, schedule.steps)
     model = PixelLoss(net, backbone, balanced=section.loss == "balanced")

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
-from sfc.config import Config
+from sfc.config import Config, Training
 from sfc.data import Dataset, Split
+from sfc.data.crops import Augmentation, Crops
 from sfc.method.protocol import TrainingSet
 from sfc.method.weighting import resampling_term
-from sfc.runtime.engine import Engine
+from sfc.runtime.engine import SHARD, Engine, Output, shards
+from sfc.runtime.map_files import ImageMaps, load_maps
 
 LABELS, PREDICTIONS = "labels", "predictions"
 """Folders of label maps in the outputs of the stages labels (and affinity) and evaluation."""
@@ -21,7 +24,7 @@ LABELS, PREDICTIONS = "labels", "predictions"
 
 @dataclass(frozen=True)
 class Work:
-    """Everything that one run of a stage gets. What is not in here can't change an output."""
+    """Everything that a run of a stage gets, and so all that can change its output."""
 
     folder: Path
     """Where the output goes; it may hold what an interrupted run left."""
@@ -42,10 +45,32 @@ class Work:
         return counts
 
     def training_set(self) -> TrainingSet:
-        """What a method may know of the training images."""
+        """The part of the training images that a method may use."""
         section, classes = self.settings.classifier, self.data.classes
         resampled = resampling_term(len(self.train), section.batch, section.bank_images, len(classes))
         return TrainingSet(classes, tuple(self.counts.tolist()), resampled)
+
+    def crops(self, section: Training, masks: Path | None = None, **more: Any) -> Crops:
+        """Training crops of the split by a section's size and mirroring; `more` is for `Augmentation`."""
+        augmentation = Augmentation(section.crop, section.flip, **more)
+        return Crops(self.data, self.split, augmentation, seed=self.settings.seed, masks=masks)
+
+    def missing(self, indices: Iterable[int], below: str = "", ending: str = ".npz") -> Iterator[tuple[int, str, Path]]:
+        """Index, name and output file of each of some images for which an interrupted run left no file."""
+        for i in indices:
+            path = self.folder / below / f"{self.split.ids[i]}{ending}"
+            if not path.is_file():
+                yield i, self.split.ids[i], path
+
+    def image_maps(self, name: str) -> ImageMaps:
+        """The maps of an image from the stage maps."""
+        return load_maps(self.inputs["maps"] / f"{name}.npz")
+
+    def over_images(
+        self, engine: Engine, function: Callable[..., Output], *, gpu: bool = False, size: int = SHARD
+    ) -> list[Output]:
+        """`function(indices, work)` for all images of the split, `size` at a time, in the engine's processes."""
+        return list(engine.map(partial(function, work=self), shards(len(self.split), size), gpu=gpu))
 
 
 @dataclass(frozen=True)

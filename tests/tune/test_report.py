@@ -143,9 +143,9 @@ def build(folder: Path, base: dict[str, Any], name: str, *, full: bool = True, d
     made.set_user_attr("metric", "seed/best_miou")
     made.set_user_attr("split", "select")
     made.set_user_attr("base", values)
-    made.set_user_attr(
-        "published", {"classifier.options.prototype_weight": 1.6, "classifier.options.weighting": "pairwise"}
-    )
+    published = {"classifier.options.prototype_weight": 1.6, "classifier.options.weighting": "pairwise"}
+    made.set_user_attr("published", published)
+    made.set_user_attr("space", {"published": published | {"pseudo.fusion": 0.7}})
     made.set_user_attr("command", "python tune/search.py --space 'a <b>.yaml'")
     made.set_user_attr("commit", "0123456789ab")
     made.set_user_attr("identity", {})

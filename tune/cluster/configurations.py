@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from sfc.runtime.engine import Engine, LocalEngine
 from sfc.runtime.store import Store
 from sfc.runtime.stores import StoreAddress, open_store
 from sfc.scoring.tally import METRICS
-from tune.cluster.connect import check_nodes, slots
+from tune.cluster.connect import check_nodes, cpus_each, slots
 from tune.cluster.ray_engine import RETRIES, ProcessDied, RayEngine, hang_guard, outcome
 from tune.options import ClusterOptions
 from tune.space.sections import Objective
@@ -79,14 +79,13 @@ def _task(config: Config, store: StoreAddress, cpus: int, goal: Goal) -> Run:
 
 
 def with_local_folders(run: Run, store: Store) -> Run:
-    """A run with the paths that its folders have on this machine, wherever it ran."""
+    """A run with the paths that its folders have on this machine."""
     folders = {name: str(store.local(Path(path))) for name, path in run.get("folders", {}).items()}
     return run | {"folders": folders} if folders else run
 
 
 def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> Iterator[tuple[int, Run]]:
-    """Take many configurations through the stages in their order, as many at a time as the cluster holds; what the
-    store has is not done again.
+    """Take many configurations through the stages in their order, as many at a time as the cluster holds.
 
     With one worker each runs in one Ray task, which starts again where a process was killed. With more, each training
     is Ray Train's on so many workers, and the other stages are spread over the cluster.
@@ -98,11 +97,10 @@ def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> I
         plugins.load(goal.metric)  # refused where the user's command does not name it
     store = open_store(cluster.store)  # makes the folder that the nodes are then asked for
     check_nodes([cluster.store, *([cluster.results] if cluster.workers > 1 else [])])
-    resources = ray.cluster_resources()
-    gpus = resources.get("GPU", 0) > 0
+    gpus = ray.cluster_resources().get("GPU", 0) > 0
     at_once = min(len(configs), slots(cluster.workers, cluster.workers if gpus else 0))
     if cluster.workers == 1:
-        cpus = 1 if gpus else max(1, int(resources["CPU"]) // len(configs))
+        cpus = 1 if gpus else cpus_each(len(configs))
         task = ray.remote(num_cpus=cpus, num_gpus=int(gpus), max_retries=RETRIES)(_task)
         waiting = {task.remote(config, cluster.store, cpus, goal): i for i, config in enumerate(configs)}
         while waiting:
@@ -115,8 +113,6 @@ def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> I
         return
     engine = RayEngine(cluster.workers, cluster.results, beside=at_once)
     with ThreadPoolExecutor(at_once) as pool:  # each thread waits for Ray, which does the work
-        futures: dict[Future[Run], int] = {
-            pool.submit(run_config, config, cluster.store, engine, goal): i for i, config in enumerate(configs)
-        }
+        futures = {pool.submit(run_config, config, cluster.store, engine, goal): i for i, config in enumerate(configs)}
         for done in as_completed(futures):
             yield futures[done], with_local_folders(done.result(), store)

@@ -26,11 +26,10 @@ TIME_LIMIT = 10.0
 
 
 def connect(address: str | None = None) -> None:
-    """Connect this process to Ray, if it is not yet; without an address to a Ray that is started here and ends with
-    this process.
+    """Connect this process to Ray, unless it is connected.
 
     Args:
-        address: `HOST:PORT`, `auto` or `ray://...`; None: RAY_ADDRESS.
+        address: `HOST:PORT`, `auto` or `ray://...`; None: RAY_ADDRESS, else a Ray of this process's own.
 
     Raises:
         UserError: no Ray answers at the address, or it refuses our token.
@@ -61,11 +60,7 @@ def connect(address: str | None = None) -> None:
 
 
 def _check_port(address: str) -> None:
-    """Open and close a connection to an address `HOST:PORT`; other addresses are left to Ray.
-
-    Raises:
-        OSError: nothing listens there within TIME_LIMIT seconds.
-    """
+    """Raise OSError where nothing listens at an address `HOST:PORT`; other addresses are left to Ray."""
     parts = re.fullmatch(r"\[?(?P<host>[^/\[\]]+)\]?:(?P<port>\d+)", address)
     if parts is None:
         return
@@ -129,12 +124,16 @@ def code() -> dict[str, str]:
     return {name: importlib.metadata.version(name) for name in ("torch", "ray")} | {"code": content}
 
 
-def slots(cpus: float, gpus: float) -> int:
-    """How many trials the cluster holds at once.
+def cpus_each(processes: int) -> int:
+    """CPUs for each of some processes that share the cluster; no more than its largest node has, since Ray would wait
+    for ever for a node that can hold the process."""
+    total = int(ray.cluster_resources().get("CPU", 1))
+    largest = max(int(node["Resources"].get("CPU", 0)) for node in ray.nodes() if node["Alive"])
+    return max(1, min(largest, total // processes))
 
-    Args:
-        cpus: of each trial.
-        gpus: of each trial.
+
+def slots(cpus: float, gpus: float) -> int:
+    """How many trials of so many CPUs and GPUs the cluster holds at once.
 
     Raises:
         UserError: it does not hold one; says what it has.

@@ -21,18 +21,19 @@ from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from sfc.errors import Diverged, UserError
 from sfc.runtime.engine import Context, Item, Output, Step
+from tune.cluster.connect import cpus_each
 
 log = logging.getLogger("sfc")
 
 REASON = "diverged.txt"
-"""File in a training's folder that holds the reason for which it diverged."""
+"""File in a training's folder that says why it diverged."""
 RETRIES = 2
 """Restarts after the death of a process, each from the last checkpoint."""
 TIMEOUT = 1800.0
 """Seconds without a step, or for one shard, after which a worker counts as hung and is ended; its retry follows."""
 START_TIMEOUT = "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"
-"""Environment variable of Ray: seconds that it waits for places for all workers before it counts the places again. Its
-default of 60 s would delay every restart after the loss of a node."""
+"""Environment variable of Ray: seconds to wait for the resources of all workers. The default of 60 s would delay every
+restart after the loss of a node."""
 PROGRESS = 30.0
 """Seconds between two progress lines."""
 
@@ -43,11 +44,11 @@ class ProcessDied(UserError):
 
 @contextmanager
 def hang_guard(timeout: float = TIMEOUT) -> Iterator[Step]:
-    """Give a function, and end this process if the function is not called for `timeout` seconds; its log then has a
-    trace of all threads. The timer is outside of Python, so that it also ends a process that hangs in a library."""
+    """Give a function, and end this process, with a trace of all threads in its log, if the function is not called for
+    `timeout` seconds. The timer is outside of Python, so that it also ends a process that hangs in a library."""
 
     def step() -> None:
-        faulthandler.dump_traceback_later(timeout, exit=True, file=sys.__stderr__)
+        faulthandler.dump_traceback_later(timeout, exit=True, file=sys.__stderr__ or 2)
 
     step()
     try:
@@ -56,21 +57,27 @@ def hang_guard(timeout: float = TIMEOUT) -> Iterator[Step]:
         faulthandler.cancel_dump_traceback_later()
 
 
-def _train(loop: Callable[..., None], arguments: tuple[Any, ...], folder: Path, cpus: int, timeout: float) -> None:
-    """Run a training loop in a worker of Ray Train; a divergence ends it as if it were done, with its reason in a file,
-    since a retry would diverge again.
-
-    Args:
-        loop: as in `Engine.train`.
-        arguments: of the loop, after its context.
-        folder: for checkpoints.
-        cpus: threads; or processes that read ahead, where the worker has a GPU.
-        timeout: see TIMEOUT.
-    """
-    worker, device = ray.train.get_context(), get_device()
+@contextmanager
+def _work(cpus: int, timeout: float) -> Iterator[Step]:
+    """Guard the work of a task or worker with so many threads, as `hang_guard`; a file that this node lacks is a
+    UserError."""
     torch.set_num_threads(cpus)
     try:
         with hang_guard(timeout) as step:
+            yield step
+    except FileNotFoundError as error:
+        raise UserError(
+            f"node {ray.util.get_node_ip_address()}: there is no {error.filename}. Every node needs the data, the "
+            "results folder and the weights under the same path (docs/cluster.md)"
+        ) from error
+
+
+def _train(loop: Callable[..., None], arguments: tuple[Any, ...], folder: Path, cpus: int, timeout: float) -> None:
+    """Run a training loop in a worker of Ray Train. A divergence ends it as if it were done, with its reason in a file,
+    since a retry would diverge again."""
+    worker, device = ray.train.get_context(), get_device()
+    try:
+        with _work(cpus, timeout) as step:
             context = Context(
                 folder,
                 rank=worker.get_world_rank(),
@@ -82,25 +89,11 @@ def _train(loop: Callable[..., None], arguments: tuple[Any, ...], folder: Path, 
             loop(context, *arguments)
     except Diverged as error:
         (folder / REASON).write_text(str(error), encoding="utf-8")
-    except FileNotFoundError as error:
-        raise _missing_here(error) from error
-
-
-def _missing_here(error: FileNotFoundError) -> UserError:
-    """The message for a file that this node lacks."""
-    return UserError(
-        f"node {ray.util.get_node_ip_address()}: there is no {error.filename}. Every node needs the data, the results "
-        "folder and the weights under the same path (docs/cluster.md)"
-    )
 
 
 def _task(function: Callable[[Item], Output], item: Item, timeout: float) -> Output:
-    torch.set_num_threads(1)
-    try:
-        with hang_guard(timeout):
-            return function(item)
-    except FileNotFoundError as error:
-        raise _missing_here(error) from error
+    with _work(1, timeout):
+        return function(item)
 
 
 class RayEngine:
@@ -141,7 +134,7 @@ class RayEngine:
 
     def train(self, loop: Callable[..., None], *args: Any, folder: Path) -> None:
         (folder / REASON).unlink(missing_ok=True)
-        cpus = 1 if self.gpus else max(1, self.cpus // (self.workers * self.beside))
+        cpus = 1 if self.gpus else cpus_each(self.workers * self.beside)
         # A trial itself holds a hundredth of a CPU: with whole ones the last of a full cluster would wait for ever.
         share = cpus - 0.01 if self.in_trial and cpus == 1 else float(cpus)
         resources = {"CPU": share} | ({"GPU": self.gpus} if self.gpus else {})
@@ -150,7 +143,7 @@ class RayEngine:
         trainer = TorchTrainer(
             lambda: _train(loop, args, folder, cpus, timeout),
             scaling_config=ScalingConfig(
-                num_workers=(1, self.workers) if self.workers > 1 else 1,
+                num_workers=(1, self.workers) if self.workers > 1 else 1,  # type: ignore[arg-type]  # elastic
                 use_gpu=bool(self.gpus),
                 resources_per_worker=resources,
             ),
@@ -167,9 +160,9 @@ class RayEngine:
             raise Diverged((folder / REASON).read_text(encoding="utf-8"))
 
     def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
-        """As `Engine.map`. Twice as many shards as there are CPUs run or wait in Ray, so that a large data set's
-        results do not fill the memory; a shard whose process or node died is done again."""
-        task = ray.remote(
+        """As `Engine.map`. At most two shards a CPU run or wait in Ray, so that results do not fill the memory; a shard
+        whose process or node died is done again."""
+        task: Any = ray.remote(
             num_cpus=1,
             num_gpus=self.gpus if gpu else 0,
             max_retries=RETRIES,
@@ -186,13 +179,8 @@ class RayEngine:
                 log.info("%d of %d shards", number, len(items))
 
 
-def outcome(reference: ray.ObjectRef) -> Any:
-    """The result of a task.
-
-    Raises:
-        UserError: as the task raised it.
-        ProcessDied: its process died in each of its attempts.
-    """
+def outcome(reference: ray.ObjectRef[Any]) -> Any:
+    """The result of a task; raises the task's UserError, or ProcessDied."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -1,8 +1,7 @@
 """The report's charts, each as a data URI: SVG for marks and lines, PNG for pictures. No display, no network.
 
 Charts of `optuna.visualization.matplotlib` would not serve: they raise on a choice with a `$`, change pyplot's style
-for the whole process, draw neither the published setting nor epochs of stopped and failed trials, take a trial's result
-for a preview, give every trial an entry of the legend, and put all parameters side by side in one row.
+for the whole process, draw neither the published setting nor stopped and failed trials, and take results for previews.
 """
 
 from __future__ import annotations
@@ -21,12 +20,13 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import ArrayLike
 from optuna.trial import FrozenTrial, TrialState
 
 from sfc.config import Pseudo
 from sfc.data import Dataset
 from sfc.plots import make_figure, maps_grid
-from tune.evidence.importance import inner_of
+from tune.evidence.importance import inner_of, is_numeric
 from tune.space.parameter import decode
 
 P = ParamSpec("P")
@@ -39,7 +39,7 @@ STATES = {
 }
 """Colours that the colour-blind tell apart, and words for the end of a trial."""
 SERIES = {"published": GREY, "best": BLUE}
-STYLE: dict[str, Any] = {
+STYLE: Any = {
     "text.parse_math": False,  # a class or a choice may hold a dollar sign
     "svg.fonttype": "none",  # the browser's fonts know more letters than ours
     "svg.hashsalt": "sfc",
@@ -51,9 +51,8 @@ STYLE: dict[str, Any] = {
 }
 
 
-def uri(content: bytes, kind: str) -> str:
-    """A data URI of base64."""
-    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+def _uri(file: io.BytesIO, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
 def _svg(draw: Callable[P, Figure]) -> Callable[P, str]:
@@ -65,7 +64,7 @@ def _svg(draw: Callable[P, Figure]) -> Callable[P, str]:
         with matplotlib.rc_context(STYLE), warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # measured with our font, shown with the browser's
             draw(*args, **kwargs).savefig(file, format="svg", metadata={"Date": None})
-        return uri(file.getvalue(), "image/svg+xml")
+        return _uri(file, "image/svg+xml")
 
     return drawn
 
@@ -77,7 +76,7 @@ def _legend(axis: Axes) -> None:
 def _whole(axis: Axes, label: str) -> None:
     """Label a horizontal axis of epochs or trials, with ticks at whole numbers alone."""
     axis.set_xlabel(label)
-    axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    axis.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 2.5, 5, 10], integer=True, min_n_ticks=1))
 
 
 @_svg
@@ -87,16 +86,16 @@ def history(trials: Sequence[FrozenTrial], metric: str, published: FrozenTrial |
     figure, axes = make_figure(9, 4.4, 2, 1, sharex=True, height_ratios=[2.4, 1])
     above, below = axes[:, 0]
     done = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: t.number)
-    numbers, values = [t.number for t in done], [t.value for t in done]
+    numbers, values = [t.number for t in done], [t.value or 0.0 for t in done]
     if done:
         last = max(t.number for t in trials)
         above.step([*numbers, last], [*np.maximum.accumulate(values), max(values)], where="post", color=BLUE, lw=1.2)
         above.plot(numbers, values, "o", color=BLUE, label="trial in full; the line is the best so far")
     if inner := [t for t in done if inner_of(t)]:
         low = [inner_of(t)[0]["value"] for t in inner]
-        above.vlines([t.number for t in inner], low, [t.value for t in inner], color=BLUE, lw=0.8, alpha=0.6)
+        above.vlines([t.number for t in inner], low, [t.value or 0.0 for t in inner], color=BLUE, lw=0.8, alpha=0.6)
         above.plot([t.number for t in inner], low, "o", mfc="white", color=BLUE, label="before its inner search")
-    if published is not None:
+    if published is not None and published.value is not None:
         above.axhline(published.value, color=GREY, ls="--", lw=1, label="published setting")
     above.set_ylabel(metric)
     if done:
@@ -122,9 +121,9 @@ def previews(trials: Sequence[FrozenTrial]) -> Figure:
         for i, trial in enumerate(t for t in trials if t.state == state):
             # The last value of a complete trial is its result: another measure than the previews before it.
             last = trial.user_attrs.get("epoch", 0) if state == TrialState.COMPLETE else None
-            points = sorted((e, v) for e, v in trial.intermediate_values.items() if e != last)
+            points = {epoch: value for epoch, value in sorted(trial.intermediate_values.items()) if epoch != last}
             label = title if i == 0 else None
-            axis.plot([p[0] for p in points], [p[1] for p in points], ".-", color=colour, lw=1, alpha=0.8, label=label)
+            axis.plot(list(points), list(points.values()), ".-", color=colour, lw=1, alpha=0.8, label=label)
     _whole(axis, "epoch")
     axis.set_ylabel("preview")
     _legend(axis)
@@ -147,10 +146,10 @@ def slices(trials: Sequence[FrozenTrial], score: str, best: Mapping[str, Any], p
     figure, axes = make_figure(9, 2 * rows, rows, columns, sharey=True)
     for axis, name in zip(axes.flat, names, strict=False):
         having = [t for t in trials if name in t.params]
-        values = [decode(t.params[name]) for t in having]
-        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        values: list[Any] = [decode(t.params[name]) for t in having]
+        numeric = is_numeric(values)
         levels = [] if numeric else list(dict.fromkeys(map(_level, values)))
-        across = [float(v) if numeric else float(levels.index(_level(v))) for v in values]
+        across = values if numeric else [levels.index(_level(v)) for v in values]
         axis.plot(across, [t.value for t in having], "o", ms=4, color=BLUE, alpha=0.6)
         for settings, colour, dashes in ((published, GREY, "--"), (best, BLUE, "-")):
             if name in settings and (numeric or _level(settings[name]) in levels):
@@ -174,14 +173,12 @@ def slices(trials: Sequence[FrozenTrial], score: str, best: Mapping[str, Any], p
 
 
 @_svg
-def scatter(
-    pairs: Mapping[str, tuple[Sequence[float], Sequence[float]]], y: str, errors: Sequence[float] = ()
-) -> Figure:
+def scatter(pairs: Mapping[str, tuple[ArrayLike, ArrayLike]], y: str, errors: ArrayLike | None = None) -> Figure:
     """A panel for each x, by name: the numbers y of the same trials against it, with the standard deviations `errors`
     of y where it was measured more than once."""
     figure, axes = make_figure(max(4.6, 3 * len(pairs)), 2.7, 1, len(pairs), sharey=True)
     for axis, (x, (across, up)) in zip(axes[0], pairs.items(), strict=True):
-        axis.errorbar(across, up, yerr=errors or None, fmt="o", ms=4, color=BLUE, alpha=0.75, capsize=2)
+        axis.errorbar(across, up, yerr=errors, fmt="o", ms=4, color=BLUE, alpha=0.75, capsize=2)
         axis.set_xlabel(x)
         axis.xaxis.set_major_locator(MaxNLocator(4))
     axes[0, 0].set_ylabel(y)
@@ -191,8 +188,8 @@ def scatter(
 @_svg
 def losses(histories: Mapping[str, Sequence[Mapping[str, float]]]) -> Figure:
     """Losses by epoch, a panel a loss, a line a setting: by title its epochs' numbers, at least one epoch."""
-    names = dict.fromkeys(name for entries in histories.values() for name in entries[0])
-    names = [name for name in names if name not in ("epoch", "images_per_second")]
+    every = dict.fromkeys(name for entries in histories.values() for name in entries[0])
+    names = [name for name in every if name not in ("epoch", "images_per_second")]
     figure, axes = make_figure(9, 2.2, 1, len(names))
     for axis, name in zip(axes[0], names, strict=True):
         for title, entries in histories.items():
@@ -208,4 +205,4 @@ def maps(data: Dataset, names: Sequence[str], settings: Mapping[str, tuple[Path,
     """`sfc.plots.maps_grid` of the same images under each setting, as a PNG."""
     file = io.BytesIO()
     maps_grid(file, data, names, settings, dpi=120)
-    return uri(file.getvalue(), "image/png")
+    return _uri(file, "image/png")

@@ -4,50 +4,18 @@ from __future__ import annotations
 
 import json
 import math
-import statistics
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from sfc.scoring.names import PARTS
 from tune.evidence.stats import NO_INTERVAL, Interval, kendall
-from tune.evidence.tables import heading
-from tune.evidence.trials import Evidence, number, search_masks, table
+from tune.evidence.tables import heading, number, spread
+from tune.evidence.trials import Evidence, search_masks, table
 from tune.study.names import FINALS
-from tune.study.study import name_of
 
 SHOWN = ("seed/miou", "seed_val/miou", "pseudo/miou", "val/miou", f"val/miou{PARTS[-1]}")
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation of the finite values."""
-    finite = [v for v in values if math.isfinite(v)]
-    if len(finite) < 2:
-        return number(finite[0] if finite else None)
-    return f"{statistics.mean(finite):.4f} ± {statistics.stdev(finite):.4f}"
-
-
-@dataclass(frozen=True)
-class Final:
-    """One trial through every stage."""
-
-    trial: int
-    value: float
-    """The search's number."""
-    runs: list[dict[str, Any]]
-    """Runs that gave numbers, one a seed."""
-
-    def values(self, name: str) -> list[float]:
-        """One number of every run; NaN where a run lacks it."""
-        return [math.nan if (v := run["metrics"].get(name)) is None else v for run in self.runs]
-
-    def class_iou(self, prefix: str) -> list[float]:
-        """(K,) IoU by class, mean over the runs, NaN for a class that does not occur; empty where a run has none."""
-        series = [run.get("iou", {}).get(prefix) for run in self.runs]
-        return np.array(series, np.float64).mean(0).tolist() if all(series) else []
 
 
 @dataclass(frozen=True)
@@ -55,56 +23,70 @@ class Finals:
     """The trials of a study that were taken through every stage, in the order of the search."""
 
     metric: str
-    trials: list[Final]
-    chosen: Final
+    chosen: int
+    """Number of a trial."""
+    runs: pd.DataFrame
+    """A row for each run that gave numbers: its `trial`, the search's `value`, and its numbers by name."""
+    masks: dict[str, str]
+    """Masks that each number has seen."""
+    iou: dict[str, list[float]]
+    """(K,) IoU by class of the chosen trial by prefix, mean over its runs, the background first; NaN for a class that
+    does not occur, [] where a run has none."""
 
-    @property
-    def masks(self) -> dict[str, str]:
-        """Masks that each number has seen."""
-        return {name: masks for t in self.trials for run in t.runs for name, masks in run["supervision"].items()}
+    def chosen_values(self, name: str) -> list[float]:
+        """One number of every run of the chosen trial; NaN where a run lacks it."""
+        return self.runs[self.runs.trial == self.chosen].reindex(columns=[name])[name].tolist()
 
     def table(self) -> pd.DataFrame:
         """A row a trial: the search's number, and each stage's over the seeds; the chosen trial stands out."""
-        names = [name for name in SHOWN if any(name in run["metrics"] for t in self.trials for run in t.runs)]
-        search = f"search: {self.metric}"
+        names, search = [name for name in SHOWN if name in self.runs], f"search: {self.metric}"
         rows = [
-            {"trial": str(t.trial), "seeds": str(len(t.runs)), search: number(t.value)}
-            | {heading(name): spread(t.values(name)) for name in names}
-            for t in self.trials
+            {"trial": str(trial), "seeds": str(len(runs)), search: number(runs.value.iloc[0])}
+            | {heading(name): spread(runs[name]) for name in names}
+            for trial, runs in self.runs.groupby("trial", sort=False)
         ]
         masks = {search: search_masks(self.metric)} | {heading(name): self.masks.get(name, "") for name in names}
-        return table(rows, masks, [t is self.chosen for t in self.trials])
+        return table(rows, masks, [row["trial"] == str(self.chosen) for row in rows])
 
-    def points(self) -> tuple[list[float], list[float], list[float]]:
-        """The search's number of each trial, the final mIoU (mean over seeds; NaN without one), and the standard
-        deviation of the final mIoU (0 for one seed)."""
-        finals = [[v for v in t.values("val/miou") if math.isfinite(v)] for t in self.trials]
-        means = [statistics.mean(v) if v else math.nan for v in finals]
-        return [float(t.value) for t in self.trials], means, [statistics.stdev(v) if v[1:] else 0.0 for v in finals]
+    def points(self) -> pd.DataFrame:
+        """A row a trial: the search's `value`, the `mean` over seeds of the final mIoU (NaN where no run has one), and
+        its standard deviation `std` (0 for one seed)."""
+        trials = self.runs.reindex(columns=["trial", "value", "val/miou"]).groupby("trial", sort=False)
+        final = trials["val/miou"]
+        return pd.DataFrame({"value": trials.value.first(), "mean": final.mean(), "std": final.std().fillna(0.0)})
 
     @property
     def comparable(self) -> bool:
         """Whether every one of several trials has a final mIoU."""
-        return len(self.trials) > 1 and all(map(math.isfinite, self.points()[1]))
+        return len(self.points()) > 1 and not self.points()["mean"].isna().any()
 
     @property
     def orders(self) -> int:
         """Number of orders in which the trials could stand."""
-        return math.factorial(len(self.trials))
+        return math.factorial(len(self.points()))
 
     def ranking(self) -> Interval:
         """Kendall's tau between the search's number and the final mIoU."""
-        return kendall(*self.points()[:2]) if self.comparable else NO_INTERVAL
+        points = self.points().to_numpy()
+        return kendall(points[:, 0], points[:, 1]) if self.comparable else NO_INTERVAL
 
 
 def load_finals(e: Evidence) -> Finals | None:
     """The study's finals.json; None where no run gave numbers."""
-    file = e.results / "final" / name_of(e.study) / FINALS
+    file = e.results / "final" / e.study.study_name / FINALS
     if not file.is_file():
         return None
     content = json.loads(file.read_text(encoding="utf-8"))
-    trials = [Final(t["trial"], t["value"], [r for r in t["runs"] if r.get("metrics")]) for t in content["trials"]]
-    trials = [t for t in trials if t.runs]
-    if not trials:
+    pairs = [(trial, run) for trial in content["trials"] for run in trial["runs"] if run.get("metrics")]
+    if not pairs:
         return None
-    return Finals(content["metric"], trials, next((t for t in trials if t.trial == content.get("chosen")), trials[0]))
+    runs = pd.DataFrame([{"trial": t["trial"], "value": t["value"], **run["metrics"]} for t, run in pairs])
+    trials = runs.trial.tolist()
+    chosen = content.get("chosen") if content.get("chosen") in trials else trials[0]
+    masks = {name: seen for _, run in pairs for name, seen in run["supervision"].items()}
+    iou = {}
+    for stage in ("pseudo", "val"):
+        series = [run.get("iou", {}).get(stage) for trial, run in pairs if trial["trial"] == chosen]
+        iou[stage] = np.array(series, np.float64).mean(0).tolist() if all(series) else []
+    numbers = runs.columns.drop("trial")
+    return Finals(content["metric"], chosen, runs.astype(dict.fromkeys(numbers, float)), masks, iou)

@@ -29,8 +29,7 @@ class Share:
     value: float
     """Part of the variance that parameters explain, in [0, 1]."""
     trials: int
-    """Number of trials that have the parameter. Where only some have it, it is judged among those, and its share does
-    not add up with the others."""
+    """Number of trials that have the parameter, among which it is judged."""
 
 
 def inner_of(trial: FrozenTrial) -> list[dict[str, Any]]:
@@ -45,11 +44,9 @@ def shares(trials: Iterable[FrozenTrial]) -> dict[str, Share]:
     parameters, but with fewer than about 30 trials it held a parameter without any effect as important as the
     strongest one.
 
-    Args:
-        trials: complete ones.
-
     Returns:
-        Empty where fewer than `LEAST` have a value, or all have the same. A parameter that never varied has no share.
+        Empty where fewer than `LEAST` trials have a value, or all have the same. A parameter that never varied has no
+        share.
     """
     done = [t for t in trials if t.value is not None and math.isfinite(t.value)]
     common = [name for name in (done[0].params if done else {}) if all(name in t.params for t in done)]
@@ -80,9 +77,8 @@ def inner_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
         for trial in trials
         for entry in inner_of(trial)
     ]
-    ranges = {
-        name: _range([v[name] for v, _ in pool if name in v]) for name in dict.fromkeys(n for v, _ in pool for n in v)
-    }
+    names = dict.fromkeys(name for values, _ in pool for name in values)
+    ranges = {name: _range([values[name] for values, _ in pool if name in values]) for name in names}
     return [
         create_trial(
             params={n: float(v) if isinstance(ranges[n], FloatDistribution) else encode(v) for n, v in values.items()},
@@ -93,7 +89,12 @@ def inner_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     ]
 
 
+def is_numeric(values: Iterable[Any]) -> bool:
+    """Whether all values are numbers, and none is a truth value."""
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+
+
 def _range(values: Sequence[Any]) -> BaseDistribution:
-    if all(isinstance(v, int | float) and not isinstance(v, bool) for v in values):
+    if is_numeric(values):
         return FloatDistribution(min(values), max(values))
     return CategoricalDistribution(list(dict.fromkeys(encode(v) for v in values)))

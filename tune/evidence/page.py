@@ -20,19 +20,19 @@ from sfc.data import Dataset, open_dataset
 from sfc.errors import UserError
 from sfc.scoring.names import title_of
 from tune.evidence import charts, trials
-from tune.evidence.finals import Finals, load_finals, spread
+from tune.evidence.finals import Finals, load_finals
 from tune.evidence.importance import LEAST, STEADY, inner_trials, shares
-from tune.evidence.tables import TEMPLATES
+from tune.evidence.tables import TEMPLATES, number, spread
 from tune.evidence.trials import Evidence
-from tune.study.study import name_of, sweeps, values_of
+from tune.study.study import proxies, sweeps, values_of
 from tune.tracking.versions import versions
 
 LISTED = 20
 """Complete trials in the leaderboard itself; the others are folded below it."""
 PICTURED = 4
 """Images of the split that are shown, evenly spaced in its list."""
-
-
+MIOU = "seed/best_miou"
+"""Number against which objectives without masks are compared."""
 Bars = tuple[list[str], list[tuple[str, list[float]]]]
 """Names of the series, and rows: a label with the value of each series."""
 
@@ -96,7 +96,7 @@ def with_data(e: Evidence, finals: Finals | None) -> dict[str, Any]:
     seeds = {title: t.user_attrs.get("iou", {}).get("seed", []) for title, t in e.compared.items()}
     drawn["seed_classes"] = class_bars(seeds, data, counts)
     if finals:
-        stages = {title_of(stage): finals.chosen.class_iou(stage) for stage in ("pseudo", "val")}
+        stages = {title_of(stage): iou for stage, iou in finals.iou.items()}
         drawn["final_classes"] = class_bars(stages, data, counts)
     try:
         drawn["maps"] = maps(e, data)
@@ -112,7 +112,7 @@ def ablations(e: Evidence) -> list[dict[str, Any]]:
     for file in sorted(e.results.glob("ablations/*/tables.md")):
         about = file.with_name("numbers.json")
         origin = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
-        if origin.get("study") in (None, name_of(e.study)):
+        if origin.get("study") in (None, e.study.study_name):
             tokens = markdown.parse(file.read_text(encoding="utf-8"))
             if tokens and tokens[0].type == "heading_open":  # the page has a heading for each file
                 tokens = tokens[3:]
@@ -142,7 +142,9 @@ def page(study: optuna.Study, results: Path, command: str = "") -> str:
     """
     e = Evidence(study, results)
     finals = load_finals(e)
-    target, proxies = trials.mask_free(e)
+    scored = [t.user_attrs["metrics"] for t in e.ranked if MIOU in t.user_attrs.get("metrics", {})]
+    seed_miou = [metrics[MIOU] for metrics in scored]
+    taus = proxies(e.ranked)
     top = e.ranked[:LISTED]
     if e.reference is not None and e.reference not in top:
         top.append(e.reference)
@@ -153,6 +155,9 @@ def page(study: optuna.Study, results: Path, command: str = "") -> str:
         "gains": trials.gains(e),
         "changes": trials.changes(e),
         "histories": {title: t.user_attrs["history"] for title, t in e.compared.items() if t.user_attrs.get("history")},
+        "proxies": taus,
+        "proxy_points": {name: ([metrics[name] for metrics in scored], seed_miou) for name in taus},
+        "seed_miou": seed_miou,
         "outer": importance(e, e.ranked, e.metric),
         "inner": importance(e, inner, "difference from its trial's mean") if inner else None,
         "saved": trials.saved(e),
@@ -167,6 +172,6 @@ def page(study: optuna.Study, results: Path, command: str = "") -> str:
     }
     constants = {"least": LEAST, "steady": STEADY, "charts": charts, "command": command}
     environment = TEMPLATES.overlay()
-    environment.filters |= {"number": trials.number, "spread": spread, "breakable": breakable}
+    environment.filters |= {"number": number, "spread": spread, "breakable": breakable}
     template = environment.get_template("report.html")
-    return template.render(e=e, finals=finals, target=target, proxies=proxies, **values, **constants)
+    return template.render(e=e, finals=finals, **values, **constants)

@@ -74,7 +74,7 @@ def over_images(
     """Differences of mean IoU, mean over seeds, with their intervals from resampled images: percentiles.
 
     A resample draws N images with replacement, the same for both arms and all seeds; its counts are added up to one
-    mIoU an arm and seed. So the interval says how far the difference depends on which images were scored.
+    mIoU an arm and seed.
 
     Args:
         arm: by seed, (N, K, 3) true positive, predicted and true pixels (`sfc.scoring.tally.read_images`).
@@ -109,14 +109,8 @@ def _mious(weights: np.ndarray, runs: Sequence[np.ndarray], groups: Sequence[Seq
 
 
 def kendall(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) -> Interval:
-    """Kendall's tau-b with its percentile interval by bootstrap over pairs.
-
-    Args:
-        x, y: (n,) numbers of the same things.
-
-    Returns:
-        All NaN where x or y is constant or there are fewer than four pairs.
-    """
+    """Kendall's tau-b of (n,) numbers of the same things, with its percentile interval by bootstrap over pairs. All NaN
+    where x or y is constant or n < 4."""
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     if len(x) < 4 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return NO_INTERVAL

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import statistics
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,30 @@ OVERVIEW = ("seed/best_miou", *(f"seed_val/miou{part}" for part in PARTS), "pseu
 
 class Bold(str):
     """A cell in bold."""
+
+
+def number(value: float | None, form: str = ".4f", missing: str = "–") -> str:
+    """A number in a cell; `missing` for one that was not measured or is not finite."""
+    return missing if value is None or not math.isfinite(value) else format(value, form)
+
+
+def spread(values: Iterable[float], form: str = ".4f", missing: str = "–") -> str:
+    """Mean ± standard deviation of the finite values."""
+    finite = [v for v in values if math.isfinite(v)]
+    mean = number(statistics.mean(finite) if finite else None, form, missing)
+    return f"{mean} ± {statistics.stdev(finite):{form}}" if len(finite) > 1 else mean
+
+
+def _points(values: Iterable[float]) -> str:
+    return spread([100 * value for value in values], ".1f", "-")
+
+
+def _signed(value: float) -> str:
+    return number(100 * value, "+.1f", "-")
+
+
+def _probability(p: float) -> str:
+    return "< 0.001" if p < 0.001 else number(p, ".3f", "-")
 
 
 @dataclass(frozen=True)
@@ -95,8 +120,8 @@ def differences(numbers: Numbers, stage: str, arm: str) -> Differences:
     ours, theirs = ran(numbers, arm), ran(numbers, numbers["reference"])
     seeds = [seed for seed in theirs if seed in ours]
     channels = range(len(numbers["classes"]))
-    thirds = {f"_{name}": part for name, part in frequency_thirds(numbers["counts"]).items()}
-    groups: dict[str | int, Sequence[int]] = {"": channels, **thirds, **{c: [c] for c in channels}}
+    groups: dict[str | int, Sequence[int] | np.ndarray] = {"": channels, **{c: [c] for c in channels}}
+    groups |= {f"_{name}": third for name, third in frequency_thirds(numbers["counts"]).items()}
     folders = [[Path(runs[seed]["folders"].get(stage, "/nowhere")) for seed in seeds] for runs in (ours, theirs)]
     if not seeds or not all((folder / IMAGES).is_file() for side in folders for folder in side):
         return {}
@@ -111,47 +136,29 @@ def differences(numbers: Numbers, stage: str, arm: str) -> Differences:
     return result
 
 
-def _signed(value: float) -> str:
-    return f"{100 * value:+.1f}" if math.isfinite(value) else "-"
-
-
-def _range(interval: Interval) -> str:
-    return f"{_signed(interval.low)} to {_signed(interval.high)}" if math.isfinite(interval.low) else "-"
-
-
-def _probability(p: float) -> str:
-    return "-" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _mean(values: Iterable[float]) -> str:
-    """Mean ± standard deviation in points."""
-    points = 100 * np.array([v for v in values if math.isfinite(v)])
-    if not len(points):
-        return "-"
-    return f"{points.mean():.1f}" + (f" ± {points.std(ddof=1):.1f}" if len(points) > 1 else "")
-
-
 def overview(numbers: Numbers) -> pd.DataFrame:
     """Arms by numbers, mean and deviation; the first row says which masks each number has seen."""
-    runs = [run for arm in numbers["arms"] for run in ran(numbers, arm).values()]
-    masks = {metric: run["supervision"][metric] for run in runs for metric in run["metrics"]}
+    runs = {arm: ran(numbers, arm).values() for arm in numbers["arms"]}
+    masks = {name: run["supervision"][name] for own in runs.values() for run in own for name in run["metrics"]}
     names = [name for name in OVERVIEW if name in masks]
     rows = [["masks it has seen", *(masks[name] for name in names)]]
-    for arm in numbers["arms"]:
-        own = ran(numbers, arm).values()
-        rows.append([arm, *(_mean(run["metrics"].get(name, math.nan) for run in own) for name in names)])
+    for arm, own in runs.items():
+        rows.append([arm, *(_points(run["metrics"].get(name, math.nan) for run in own) for name in names)])
     return pd.DataFrame(rows, columns=["arm", *map(heading, names)], dtype=object)
 
 
 def comparison(numbers: Numbers, stage: str, by_arm: dict[str, Differences]) -> pd.DataFrame:
     """Arms by mIoU, its difference to the reference, both intervals, and p after Holm's correction over the arms."""
-    corrected = holm([d[""].p if "" in d else math.nan for d in by_arm.values()])
+    corrected = dict(zip(by_arm, holm([d[""].p if "" in d else math.nan for d in by_arm.values()]), strict=True))
     rows = []
     for arm in numbers["arms"]:
-        runs, cells = ran(numbers, arm), ["-"] * 4
+        runs, cells = ran(numbers, arm).values(), ["-"] * 4
         if (d := by_arm.get(arm, {}).get("")) is not None:
-            cells = [d.cell(), _range(d.seeds), _range(d.images), _probability(corrected[list(by_arm).index(arm)])]
-        rows.append([arm, _mean(_value(run, stage, "") for run in runs.values()), *cells, str(len(runs))])
+            ranges = [
+                f"{_signed(i.low)} to {_signed(i.high)}" if math.isfinite(i.low) else "-" for i in (d.seeds, d.images)
+            ]
+            cells = [d.cell(), *ranges, _probability(corrected[arm])]
+        rows.append([arm, _points(_value(run, stage, "") for run in runs), *cells, str(len(runs))])
     columns = ["arm", "mIoU", "difference", "95 % over seeds", "95 % over images", "p (Holm)", "seeds"]
     return pd.DataFrame(rows, columns=columns, dtype=object)
 
@@ -163,7 +170,7 @@ def by_class(numbers: Numbers, stage: str, by_arm: dict[str, Differences]) -> pd
     parts += [(name, images[c], c) for c, name in enumerate(numbers["classes"])]
     rows = []
     for name, count, part in parts:
-        mean = _mean(_value(run, stage, part) for run in ran(numbers, numbers["reference"]).values())
+        mean = _points(_value(run, stage, part) for run in ran(numbers, numbers["reference"]).values())
         cells = [d[part].cell(spread=True) if part in d else "-" for d in by_arm.values()]
         if {mean, *cells} != {"-"}:
             rows.append([name, count, mean, *cells])
@@ -172,11 +179,11 @@ def by_class(numbers: Numbers, stage: str, by_arm: dict[str, Differences]) -> pd
 
 def by_seed(numbers: Numbers, stage: str) -> pd.DataFrame:
     """The mIoU of every run."""
-    rows = []
+    seeds, rows = numbers["seeds"], []
     for arm in numbers["arms"]:
         runs = ran(numbers, arm)
-        rows.append([arm, *(_mean([_value(runs[s], stage, "")] if s in runs else []) for s in numbers["seeds"])])
-    return pd.DataFrame(rows, columns=["arm", *(f"seed {seed}" for seed in numbers["seeds"])], dtype=object)
+        rows.append([arm, *(_points([_value(runs[s], stage, "")] if s in runs else []) for s in seeds)])
+    return pd.DataFrame(rows, columns=["arm", *(f"seed {seed}" for seed in seeds)], dtype=object)
 
 
 def tables(numbers: Numbers) -> dict[str, pd.DataFrame]:
@@ -238,11 +245,9 @@ def latex(table: pd.DataFrame, caption: str) -> str:
 
 def document(numbers: Numbers) -> str:
     """The Markdown document: command, how it was measured, tables, settings of the arms."""
-    written = {title: markdown(table) for title, table in tables(numbers).items()}
+    values = {"tables": {title: markdown(table) for title, table in tables(numbers).items()}, "draws": f"{RESAMPLES:,}"}
     template = TEMPLATES.get_template("ablation.md")
-    return template.render(
-        numbers=numbers, tables=written, draws=f"{RESAMPLES:,}", plain=_plain, json=json.dumps
-    ).strip()
+    return template.render(numbers=numbers, plain=_plain, json=json.dumps, **values).strip()
 
 
 def latex_document(numbers: Numbers) -> str:

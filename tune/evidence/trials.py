@@ -5,7 +5,6 @@ A number that an older study did not record is left out.
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping, Sequence
 from copy import copy
@@ -22,7 +21,7 @@ from sfc.config import Config
 from sfc.results import supervision
 from sfc.scoring.names import PARTS, split_of
 from tune.evidence.importance import inner_of
-from tune.evidence.stats import Interval, kendall
+from tune.evidence.tables import number
 from tune.space.parameter import decode
 from tune.study.progress import duration, shown
 from tune.study.study import base_of, complete, counted, published, values_of
@@ -38,11 +37,6 @@ def table(
     cells = pd.DataFrame(rows, dtype=object).fillna("")
     cells.attrs = {"masks": masks or {}, "marked": [*marked] or [False] * len(rows)}
     return cells
-
-
-def number(value: float | None, sign: str = "") -> str:
-    """Four digits; a dash for a value that was not measured."""
-    return "–" if value is None or not math.isfinite(value) else f"{value:{sign}.4f}"
 
 
 def search_masks(metric: str) -> str:
@@ -71,14 +65,14 @@ class Evidence:
         return base_of(self.study)
 
     @cached_property
-    def ranked(self) -> list[FrozenTrial]:
-        """Trials in full, the best first."""
-        return complete(self.study)
-
-    @cached_property
     def trials(self) -> list[FrozenTrial]:
         """Trials that used up budget, however they ended."""
         return counted(self.study)
+
+    @cached_property
+    def ranked(self) -> list[FrozenTrial]:
+        """Trials in full, the best first."""
+        return complete(self.study, self.trials)
 
     @cached_property
     def early(self) -> list[FrozenTrial]:
@@ -96,16 +90,15 @@ class Evidence:
     def reference(self) -> FrozenTrial | None:
         """The published setting, where its classifier's trial ran in full: that trial, or where its inner search
         improved on the published values, a copy of the trial with the published setting's numbers."""
-        if (pair := published(self.study)) is None:
+        if (pair := published(self.study, self.ranked)) is None:
             return None
         trial, evaluation = pair
-        [ranked] = [t for t in self.ranked if t.number == trial.number]
         if evaluation["value"] == trial.value:
-            return ranked
+            return trial
         outer = {name: decode(value) for name, value in trial.params.items()}
-        other = copy(ranked)
+        other = copy(trial)
         other.value = evaluation["value"]
-        other.user_attrs = ranked.user_attrs | {**evaluation, "settings": outer | evaluation["values"]}
+        other.user_attrs = trial.user_attrs | {**evaluation, "settings": outer | evaluation["values"]}
         return other
 
     @cached_property
@@ -129,7 +122,7 @@ class Evidence:
 
     @cached_property
     def published_values(self) -> dict[str, Any]:
-        inner = next((inner_of(t)[0]["values"] for t in self.ranked if inner_of(t)), {})
+        inner: dict[str, Any] = next((inner_of(t)[0]["values"] for t in self.ranked if inner_of(t)), {})
         return inner | {name: decode(value) for name, value in self.study.user_attrs["published"].items()}
 
     def masks_of(self, name: str) -> str:
@@ -167,11 +160,11 @@ def leaderboard(e: Evidence, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
     masks = {name: e.masks_of(name) for name in wanted if name in e.measured}
     rows = []
     for trial in trials:
-        values = numbers_of(trial, e.metric)
+        values, inner = numbers_of(trial, e.metric), inner_of(trial)
         row = {"trial": f"{trial.number}{' (published)' if trial is e.reference else ''}"}
         row[e.metric] = number(trial.value)
         if e.inner_names:
-            row["before its inner search"] = number(inner_of(trial)[0]["value"] if inner_of(trial) else None)
+            row["before its inner search"] = number(inner[0]["value"] if inner else None)
         row |= {name: number(values.get(name)) for name in masks}
         rows.append(row | {"time": duration(trial.user_attrs.get("seconds", 0))} | _settings(trial))
     masks["before its inner search"] = e.masks_of(e.metric)
@@ -187,13 +180,8 @@ def gains(e: Evidence) -> pd.DataFrame | None:
     for name in e.measured:
         before, after = old.get(name), new.get(name)
         difference = None if before is None or after is None else after - before
-        row = {
-            "number": name,
-            "published": number(before),
-            "best": number(after),
-            "difference": number(difference, "+"),
-        }
-        rows.append(row | {"masks it has seen": e.masks_of_best(name)})
+        row = {"number": name, "published": number(before), "best": number(after)}
+        rows.append(row | {"difference": number(difference, "+.4f"), "masks it has seen": e.masks_of_best(name)})
     return table(rows)
 
 
@@ -201,15 +189,14 @@ def changes(e: Evidence) -> pd.DataFrame | None:
     """The best trial's settings against the published ones."""
     if e.best is None:
         return None
-    old, new = e.published_values, values_of(e.best)
-    names = sorted({**new, **old}, key=lambda name: name in e.inner_names)
-    rows = []
-    for name in names:
-        row = {"setting": name, "chosen": "inside each trial" if name in e.inner_names else "by the search"}
-        for title, values in (("published", old), ("best", new)):
-            row[title] = shown(values[name]) if name in values else "not searched"
-        rows.append(row)
-    return table(rows, marked=[old.get(name) != new.get(name) for name in names])
+    pair = {"published": e.published_values, "best": values_of(e.best)}
+    names = sorted(dict.fromkeys([*pair["best"], *pair["published"]]), key=lambda name: name in e.inner_names)
+    rows = [
+        {"setting": name, "chosen": "inside each trial" if name in e.inner_names else "by the search"}
+        | {title: shown(values[name]) if name in values else "not searched" for title, values in pair.items()}
+        for name in names
+    ]
+    return table(rows, marked=[pair["published"].get(name) != pair["best"].get(name) for name in names])
 
 
 def unranked(e: Evidence, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
@@ -217,36 +204,18 @@ def unranked(e: Evidence, trials: Sequence[FrozenTrial]) -> pd.DataFrame:
     rows = []
     for t in trials:
         row = {"trial": str(t.number)} | ({"reason": t.user_attrs["reason"]} if "reason" in t.user_attrs else {})
-        row["epochs"] = str(t.user_attrs.get("epoch", 0))
-        previews = t.intermediate_values
-        rows.append(row | {"last preview": number(previews[max(previews)] if previews else None)} | _settings(t))
+        last = max(t.intermediate_values.items(), default=(0, None))[1]
+        row |= {"epochs": str(t.user_attrs.get("epoch", 0)), "last preview": number(last)}
+        rows.append(row | _settings(t))
     return table(rows, {"last preview": search_masks(e.metric)})
 
 
 def saved(e: Evidence) -> dict[str, Any]:
     """Epochs that early stopping saved, of how many, and their time at the pace of complete trials."""
-    lengths = {
-        t.number: int(values_of(t).get("classifier.epochs", e.base.classifier.epochs)) for t in (*e.ranked, *e.early)
+    lengths: dict[int, Any] = {
+        t.number: values_of(t).get("classifier.epochs", e.base.classifier.epochs) for t in (*e.ranked, *e.early)
     }
     epochs = sum(lengths[t.number] - t.user_attrs.get("epoch", 0) for t in e.early)
     paces = [t.user_attrs["seconds"] / t.user_attrs["epoch"] for t in e.ranked if t.user_attrs.get("epoch")]
     pace = statistics.median(paces) if paces else None
     return {"epochs": epochs, "of": sum(lengths.values()), "pace": pace, "time": pace and duration(epochs * pace)}
-
-
-def mask_free(e: Evidence) -> tuple[str, dict[str, tuple[list[float], list[float], Interval]]]:
-    """How each mask-free objective ranks the complete trials against seed mIoU.
-
-    Returns:
-        The seed mIoU's name, and by objective its values, the seed mIoU of the same trials, and Kendall's tau.
-    """
-    numbers = pd.DataFrame([numbers_of(t, e.metric) for t in e.ranked], dtype=float).replace(
-        [math.inf, -math.inf], math.nan
-    )
-    target = next((name for name in ("seed/best_miou", "seed/miou") if name in e.measured), "")
-    result = {}
-    for name in (name for name in e.measured if name.startswith("proxy/") and target):
-        if len(pairs := numbers[[name, target]].dropna()):
-            x, y = pairs.to_numpy().T.tolist()
-            result[name] = (x, y, kendall(x, y))
-    return target, result

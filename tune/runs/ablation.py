@@ -16,7 +16,7 @@ from rich.console import Console
 
 from sfc.config import Config
 from sfc.config.files import EXPERIMENTS, absolute, change_config, find_file, load_config
-from sfc.config.values import flat
+from sfc.config.values import differing, flat
 from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import LocalEngine
@@ -38,8 +38,6 @@ from tune.tracking.versions import versions
 class Ablation:
     """A plan that is ready to run."""
 
-    name: str
-    """Of the plan."""
     configs: dict[str, Config]
     """Each arm's, the reference first."""
     numbers: tables.Numbers
@@ -56,14 +54,8 @@ class Ablation:
 def start_points(
     plan: Plan, base: str | None, study: str | None, results: Path, overrides: Sequence[str]
 ) -> tuple[Config, Config | None]:
-    """The configuration that arms change, and the best one of a study, both under the command line's overrides.
-
-    Args:
-        plan: names a base.
-        base: another base's file.
-        study: name of a study; None: there is no second configuration.
-        results: results folder of the study.
-        overrides: `section.key=value` words.
+    """The configuration that arms change (the plan's base, or the file `base`), and the best one of a study in the
+    results folder, if one is named; both under the command line's `section.key=value` words.
 
     Raises:
         UserError: no such file or study, wrong overrides, or a base and a study where only one can be the base.
@@ -109,18 +101,13 @@ def changes_of(configs: dict[str, Config]) -> dict[str, dict[str, Any]]:
 
 
 def prepare(plan: Plan, configs: dict[str, Config], seeds: int, cluster: ClusterOptions) -> Ablation:
-    """An ablation without numbers.
-
-    Args:
-        plan: from `load_plan`.
-        configs: each arm's, the reference first.
-        seeds: runs of each arm.
-        cluster: results folder and store.
+    """An ablation without numbers, of so many seeds an arm.
 
     Raises:
         UserError: as `check_data`.
     """
-    pipeline, changes, code = check_data(configs, cluster.store), changes_of(configs), versions()
+    pipeline, code = check_data(configs, cluster.store), versions()
+    elsewhere = pipeline.config.data.model_copy(update={"root": ""})  # the same data, wherever they lie
     reference, until, name = next(iter(configs)), plan.file.until, plan.path.stem
     numbers: tables.Numbers = {
         "plan": name,
@@ -131,11 +118,11 @@ def prepare(plan: Plan, configs: dict[str, Config], seeds: int, cluster: Cluster
         "seeds": [configs[reference].seed + 1 + i for i in range(seeds)],
         "classes": ["background", *pipeline.data.classes],
         "counts": pipeline.train.labels.sum(0).astype(int).tolist(),
-        "arms": {arm: {"changes": changes[arm], "runs": []} for arm in configs},
+        "arms": {arm: {"changes": changes, "runs": []} for arm, changes in changes_of(configs).items()},
     }
-    settings = {arm: config.model_dump(mode="json", exclude={"data": {"root"}}) for arm, config in configs.items()}
+    settings = {arm: differing(config.model_copy(update={"data": elsewhere})) for arm, config in configs.items()}
     meaning = digest([until, pipeline.train.fingerprint, settings])
-    return Ablation(name, configs, numbers, cluster.results / "ablations" / f"{name}-{meaning[:8]}")
+    return Ablation(configs, numbers, cluster.results / "ablations" / f"{name}-{meaning[:8]}")
 
 
 def run_ablation(ablation: Ablation, cluster: ClusterOptions, console: Console) -> None:
@@ -162,13 +149,22 @@ def run_ablation(ablation: Ablation, cluster: ClusterOptions, console: Console) 
             runs.append(run)
             runs.sort(key=lambda run: numbers["seeds"].index(run["seed"]))
             write_atomic(folder / "numbers.json", json.dumps(numbers, indent=1))
-            settings = flat(configs[arm])
-            params = {"arm": arm, "seed": seed} | {name: settings[name] for name in varied if name in settings}
-            track(tracker, parent, f"ablation/{folder.name}/{i}/{seed}", ablation.name, run, params)
+            tags = {"sfc.kind": "arm", "sfc.arm": arm, "sfc.seed": str(seed)}
+            key, name = f"ablation/{folder.name}/{i}/{seed}", f"{arm} seed {seed} {numbers['plan']}"
+            tracked, settings = tracker.start(key, name, tags, parent), flat(configs[arm])
+            tracker.finish(
+                tracked,
+                params={"arm": arm, "seed": seed} | {name: settings[name] for name in varied if name in settings},
+                metrics=run.get("metrics", {}),
+                tags=versions() | masks_seen(run.get("supervision", {})),
+                failed=run.get("failed", ""),
+            )
             left = duration((time.monotonic() - begin) / count * (len(jobs) - count))
             line = f"{count}/{len(jobs)}: {arm}, seed {seed}: {_shown(run)}; about {left} left"
             console.print(line, highlight=False, markup=False, soft_wrap=True)
-        write_tables(numbers, folder)
+        write_atomic(folder / "tables.md", f"# {numbers['plan']}\n\n{tables.document(numbers)}\n")
+        write_atomic(folder / "tables.csv", tables.tidy(numbers).to_csv(index=False))
+        write_atomic(folder / "tables.tex", tables.latex_document(numbers))
         tracker.files(parent, folder)
     except BaseException:
         tracker.end(parent, failed=True)
@@ -182,32 +178,3 @@ def _shown(run: Run) -> str:
         return f"FAILED: {run['failed']}"
     metric = "seed_val/miou" if "seed_val/miou" in run["metrics"] else "seed/best_miou"
     return f"{metric} {run['metrics'][metric]:.4f}"
-
-
-def track(tracker: Tracker, parent: str, key: str, plan: str, run: Run, params: dict[str, Any]) -> None:
-    """Write the MLflow run of one arm and seed.
-
-    Args:
-        tracker: writes.
-        parent: id of the ablation's run.
-        key: of the run.
-        plan: its name.
-        run: its numbers, or why it failed.
-        params: `arm`, `seed`, and the settings that differ between arms.
-    """
-    tags = {"sfc.kind": "arm", "sfc.arm": params["arm"], "sfc.seed": str(params["seed"])}
-    tracked = tracker.start(key, f"{params['arm']} seed {params['seed']} {plan}", tags, parent)
-    tracker.finish(
-        tracked,
-        params=params,
-        metrics=run.get("metrics", {}),
-        tags=versions() | masks_seen(run.get("supervision", {})),
-        failed=run.get("failed", ""),
-    )
-
-
-def write_tables(numbers: tables.Numbers, folder: Path) -> None:
-    """Write `tables.md`, `tables.csv` and `tables.tex`."""
-    write_atomic(folder / "tables.md", f"# {numbers['plan']}\n\n{tables.document(numbers)}\n")
-    write_atomic(folder / "tables.csv", tables.tidy(numbers).to_csv(index=False))
-    write_atomic(folder / "tables.tex", tables.latex_document(numbers))

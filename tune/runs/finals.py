@@ -31,7 +31,7 @@ from tune.cluster.connect import connect
 from tune.evidence.stats import kendall
 from tune.options import ClusterOptions
 from tune.study.names import FINALS
-from tune.study.study import base_of, best_config, complete, name_of, sweeps, values_of
+from tune.study.study import base_of, best_config, complete, sweeps, values_of
 from tune.tracking.tracker import Tracker, masks_seen
 from tune.tracking.trial_log import FIGURE_IMAGES
 from tune.tracking.versions import versions
@@ -88,13 +88,6 @@ def run_final(
     """Run every stage of the final runs on Ray; what the store has is not done again. Results are in the folder
     `final/STUDY` of the results and in MLflow, those of runs that failed included.
 
-    Args:
-        study: with a complete trial.
-        cluster: where the work runs and outputs go.
-        tracker: writes a run for each final run.
-        console: gets a line as each run ends.
-        overrides: `section.key=value` words put over the settings.
-
     Returns:
         The content of finals.json and the `folder` that has it.
 
@@ -102,7 +95,7 @@ def run_final(
         UserError: no trial ran in full, or an override is wrong.
         Diverged: no run gave numbers; says why.
     """
-    jobs, metric = jobs_of(study, overrides), study.user_attrs["metric"]
+    jobs, metric, name = jobs_of(study, overrides), study.user_attrs["metric"], study.study_name
     connect(cluster.address)
     seeds = study.user_attrs["final"]["seeds"]
     console.print(f"final: {len(jobs) // seeds} trials x {seeds} seeds through all stages", highlight=False)
@@ -115,10 +108,9 @@ def run_final(
         line = f"{len(runs)}/{len(jobs)}: {jobs[i].name}: {text}"
         console.print(line, highlight=False, markup=False, soft_wrap=True)
     outcomes = [(job, runs[i]) for i, job in enumerate(jobs)]
-    finals = summary(metric, outcomes)
-    usable = [(job, run) for job, run in outcomes if "failed" not in run]
-    kept = next((run for job, run in usable if job.trial.number == finals["chosen"]), None)
-    folder, name = cluster.results / "final" / name_of(study), name_of(study)
+    finals, folder = summary(metric, outcomes), cluster.results / "final" / name
+    usable = (run for job, run in outcomes if "failed" not in run and job.trial.number == finals["chosen"])
+    kept = next(usable, None)
     logging.getLogger("sfc").setLevel(logging.WARNING)  # the store has everything from here on
     if kept is not None:
         write_folder(folder, finals, kept, _pipeline(kept, cluster))
@@ -129,7 +121,7 @@ def run_final(
         tags = {"sfc.kind": "final", "sfc.study": name, "sfc.trial": str(job.trial.number)}
         title = f"final {job.trial.number} seed {job.config.seed} {name}"
         tracked = tracker.start(key, title, tags, parent)
-        track(tracker, tracked, job, run, None if "failed" in run else _pipeline(run, cluster))
+        tracker.finish(tracked, **tracked_results(job, run, cluster))
         tracker.log(tracked, tags={"sfc.kept": str(run is kept)})  # another run may be kept than last time
         if run is kept:
             tracker.files(tracked, folder)
@@ -146,12 +138,8 @@ def _pipeline(run: Run, cluster: ClusterOptions) -> Pipeline:
 
 
 def summary(metric: str, outcomes: Sequence[tuple[Job, Run]]) -> Finals:
-    """The content of finals.json. The trial with the best mean objective is chosen: the split that reports chooses
-    nothing.
-
-    Args:
-        metric: the objective.
-        outcomes: every job and its run, the search's best trial first.
+    """The content of finals.json, from every job and its run, the search's best trial first. The trial with the best
+    mean objective is chosen: the split that reports chooses nothing.
 
     Returns:
         `metric`; `trials` with a run that gave numbers: `trial` (its number), `value` in the search, `mean` over these
@@ -191,10 +179,10 @@ def write_folder(folder: Path, finals: Finals, run: Run, pipeline: Pipeline) -> 
     write_atomic(folder / "best.yaml", dump_config(pipeline.config))
     write_atomic(folder / "metrics.json", json.dumps(run, indent=1))
     write_atomic(folder / FINALS, json.dumps(finals, indent=1))
-    draw(folder / "figures", pipeline, run["iou"])
+    _draw(folder / "figures", pipeline, run["iou"])
 
 
-def draw(folder: Path, pipeline: Pipeline, iou: dict[str, list[float | None]]) -> None:
+def _draw(folder: Path, pipeline: Pipeline, iou: dict[str, list[float | None]]) -> None:
     """Draw maps and labels of images of train and val, IoU by class, and the losses of both trainings."""
     config, data = pipeline.config, pipeline.data
     predictions = {
@@ -204,24 +192,20 @@ def draw(folder: Path, pipeline: Pipeline, iou: dict[str, list[float | None]]) -
     for split, folders in predictions.items():
         names = pipeline.split(split).ids[:FIGURE_IMAGES]
         maps = pipeline.output("maps", split)
-        plots.maps_figure(folder / f"maps_{split}.png", data, names, maps, config.pseudo, folders)
+        plots.maps_grid(folder / f"maps_{split}.png", data, names, {"": (maps, config.pseudo)}, folders)
     bars = {name: [math.nan if value is None else value for value in values] for name, values in iou.items()}
     plots.class_bars(folder / "classes.png", bars, data.classes, pipeline.train.labels.sum(0).tolist())
     for stage in ("classifier", "segmentation"):
         plots.curves(folder / f"losses_{stage}.png", read_history(pipeline.output(stage)))
 
 
-def track(tracker: Tracker, tracked: str, job: Job, run: Run, pipeline: Pipeline | None) -> None:
-    """Write the results of a final run to its MLflow run `tracked`; without a pipeline, the reason why it failed."""
-    params = values_of(job.trial) | {"seed": job.config.seed}
-    if pipeline is None:
-        tracker.finish(tracked, params=params, tags=versions() | {"sfc.complete": "False"}, failed=run["failed"])
-        return
-    tags = {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True"}
-    tracker.finish(
-        tracked,
-        params=params | {"pseudo.threshold": pipeline.config.pseudo.threshold},
-        metrics=run["metrics"],
-        history=read_history(pipeline.output("classifier")),
-        tags=versions() | tags | masks_seen(run["supervision"]),
-    )
+def tracked_results(job: Job, run: Run, cluster: ClusterOptions) -> dict[str, Any]:
+    """Results of a final run, or the reason why it failed, as `Tracker.finish` takes them."""
+    params, tags = values_of(job.trial) | {"seed": job.config.seed}, versions()
+    if "failed" in run:
+        return {"params": params, "tags": tags | {"sfc.complete": "False"}, "failed": run["failed"]}
+    pipeline = _pipeline(run, cluster)
+    tags |= {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True"} | masks_seen(run["supervision"])
+    params["pseudo.threshold"] = pipeline.config.pseudo.threshold
+    history = read_history(pipeline.output("classifier"))
+    return {"params": params, "metrics": run["metrics"], "history": history, "tags": tags}

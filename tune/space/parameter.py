@@ -10,6 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from pydantic import Field, model_validator
 
 from sfc.config import Section
+from sfc.config.base import Positive
 
 Value = float | int | str | bool | None | list[Any]
 
@@ -18,38 +19,38 @@ class Parameter(Section):
     """One searched setting: exactly one of the four kinds, and when it applies."""
 
     uniform: tuple[float, float] | None = None
-    log_uniform: tuple[Annotated[float, Field(gt=0)], Annotated[float, Field(gt=0)]] | None = None
+    log_uniform: tuple[Positive, Positive] | None = None
     integer: tuple[int, int] | None = Field(None, alias="int")
     choice: Annotated[tuple[Any, ...], Field(min_length=1)] | None = None
-    when: Annotated[dict[str, Any], Field(default_factory=dict)]
+    when: dict[str, Any] = Field(default_factory=dict)
     """Other parameters and the value (or the list of values) at which this one is searched."""
 
-    def kinds(self) -> dict[str, tuple[Any, ...]]:
-        """The kinds that the file names, with their range or choices."""
+    def _kinds(self) -> dict[str, tuple[Any, ...]]:
+        """Range or choices by kind, of the kinds that the file names."""
         kinds = {"uniform": self.uniform, "log_uniform": self.log_uniform, "int": self.integer, "choice": self.choice}
         return {kind: values for kind, values in kinds.items() if values is not None}
 
-    @property
-    def kind(self) -> str:
-        return next(iter(self.kinds()))
-
     @model_validator(mode="after")
     def _one_kind(self) -> Parameter:
-        kinds = list(self.kinds())
+        kinds = list(self._kinds())
         if len(kinds) != 1:
             raise ValueError(f"needs exactly one of uniform, log_uniform, int, choice; has {kinds or 'none'}")
         if self.choice is None and self.values()[0] >= self.values()[1]:
             raise ValueError(f"an empty range, {self.values()}: the low end must be below the high end")
         return self
 
-    def values(self) -> list[Value]:
+    def values(self) -> list[Any]:
         """Choices, or both ends of the range."""
-        return list(self.kinds()[self.kind])
+        [values] = self._kinds().values()
+        return list(values)
+
+    def range_text(self) -> str:
+        """Kind and range as a person reads them."""
+        return f"{next(iter(self._kinds()))} {self.values()}"
 
     def text(self) -> str:
         """Kind, range and condition as a person reads them."""
-        when = f", when {self.when}" if self.when else ""
-        return f"{self.kind} {self.values()}{when}"
+        return self.range_text() + (f", when {self.when}" if self.when else "")
 
     def holds(self, value: Value) -> bool:
         """Whether a value lies in the range or among the choices."""
@@ -77,6 +78,13 @@ class Parameter(Section):
             return trial.suggest_int(name, low, high)
         return trial.suggest_float(name, low, high, log=self.log_uniform is not None)
 
+    def applies(self, chosen: dict[str, Value]) -> bool:
+        """Whether the conditions hold for the values chosen so far."""
+        return all(
+            other in chosen and chosen[other] in (wanted if isinstance(wanted, list) else [wanted])
+            for other, wanted in self.when.items()
+        )
+
 
 def encode(value: Value) -> str | int | float | bool | None:
     """A choice as Optuna can store it: lists become JSON."""
@@ -86,11 +94,3 @@ def encode(value: Value) -> str | int | float | bool | None:
 def decode(value: Any) -> Value:
     """The inverse of `encode`."""
     return json.loads(value) if isinstance(value, str) and value.startswith("[") else value
-
-
-def applies(parameter: Parameter, chosen: dict[str, Value]) -> bool:
-    """Whether the conditions of a parameter hold for the values chosen so far."""
-    return all(
-        other in chosen and chosen[other] in (wanted if isinstance(wanted, list) else [wanted])
-        for other, wanted in parameter.when.items()
-    )

@@ -15,14 +15,15 @@ MASKED = ("seed/best_miou", "seed/miou", "pseudo/miou")
 """Objectives that are measured against masks; each also for a part of the classes, such as `seed/miou_tail`."""
 PROXIES = ("proxy/map_agreement", "proxy/crf_agreement", "proxy/classification_map")
 """Objectives that need no mask."""
+METRICS = (*(metric + part for metric in MASKED for part in PARTS), *PROXIES)
 
 
 class Objective(Section):
     """What a trial is judged by."""
 
     metric: str = "seed/best_miou"
-    """One of MASKED or a part of one; one of PROXIES; or `module:function`, a function of one's own that takes a
-    trial's Pipeline and returns a number, more is better."""
+    """One of METRICS; or `module:function`, a function of one's own that takes a trial's Pipeline and returns a number,
+    more is better."""
     split: str | None = None
     """Split whose images choose, put in data.select; None: the base's."""
 
@@ -38,11 +39,9 @@ class Objective(Section):
 
     @model_validator(mode="after")
     def _exists(self) -> Objective:
-        names = [*(metric + part for metric in MASKED for part in PARTS), *PROXIES]
-        if self.metric not in names and not self.is_plugin:
-            raise ValueError(
-                f"metric: {self.metric} can't be an objective. Known: {', '.join(names)}, or module:function"
-            )
+        if self.metric not in METRICS and not self.is_plugin:
+            known = ", ".join(METRICS)
+            raise ValueError(f"metric: {self.metric} can't be an objective. Known: {known}, or module:function")
         return self
 
 
@@ -87,7 +86,7 @@ class Final(Section):
     top: Count = 4
     seeds: Count = 1
     """The base's and those after it. The trial with the best mean objective over them is the one that is kept."""
-    set: Annotated[dict[str, Any], Field(default_factory=dict)]
+    set: dict[str, Any] = Field(default_factory=dict)
     """Settings of the final run alone, such as longer training."""
 
 

@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from types import MappingProxyType
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from sfc.config import Config, plugins
-from sfc.config.files import (
-    EXPERIMENTS,
-    Address,
-    absolute,
-    change_config,
-    find_file,
-    load_config,
-    merge,
-    nearest,
-    read_yaml,
-    setting_names,
-)
+from sfc.config.files import EXPERIMENTS, absolute, change_config, find_file, load_config, nearest, setting_names
 from sfc.errors import UserError
 from sfc.scoring.names import split_of
-from tune.space.entries import explain_entries
-from tune.space.parameter import Parameter, Value, applies, decode, encode
-from tune.space.sections import Asha, Budget, Final, Objective, SpaceFile
+from tune.space.entries import Entries, read_entries
+from tune.space.parameter import Parameter, Value, decode, encode
+from tune.space.sections import Asha, SpaceFile
 
 SPACES = EXPERIMENTS / "spaces"
 INNER = ("cam.", "pseudo.")
@@ -50,9 +37,8 @@ class Space(BaseModel):
     def inner(self) -> list[str]:
         """Parameters that each trial searches by itself, on its maps: those of the stages after the classifier, where
         there are others too. Where there are no others, one classifier serves all trials, from the store."""
-        names = list(self.file.parameters)
-        after = [name for name in names if name.startswith(INNER)]
-        return after if self.file.budget.inner and len(after) < len(names) else []
+        after = [name for name in self.file.parameters if name.startswith(INNER)]
+        return after if self.file.budget.inner and len(after) < len(self.file.parameters) else []
 
     @property
     def outer(self) -> dict[str, Parameter]:
@@ -71,18 +57,18 @@ class Space(BaseModel):
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """A trial's values of the outer parameters that apply, asked from Optuna in the file's order."""
-        return self._ask(trial, self.outer, {})
+        return self._suggest(trial, self.outer, {})
 
     def suggest_inner(self, trial: optuna.Trial, chosen: dict[str, Value]) -> dict[str, Value]:
         """Values of the inner parameters that apply beside the outer ones that were chosen."""
-        return self._ask(trial, self.inner, chosen)
+        return self._suggest(trial, self.inner, chosen)
 
-    def _ask(self, trial: optuna.Trial, names: Iterable[str], before: dict[str, Value]) -> dict[str, Value]:
-        chosen = dict(before)
+    def _suggest(self, trial: optuna.Trial, names: Iterable[str], chosen: dict[str, Value]) -> dict[str, Value]:
+        values: dict[str, Value] = {}
         for name in names:
-            if applies(self.file.parameters[name], chosen):
-                chosen[name] = self.file.parameters[name].suggest(name, trial)
-        return {name: value for name, value in chosen.items() if name not in before}
+            if self.file.parameters[name].applies(chosen | values):
+                values[name] = self.file.parameters[name].suggest(name, trial)
+        return values
 
     def fits(self, point: Mapping[str, Any]) -> bool:
         """Whether the encoded values of a point lie in the ranges of the outer parameters, those that it has."""
@@ -100,24 +86,23 @@ class Space(BaseModel):
     def points(self) -> list[dict[str, Value]]:
         """Outer settings to try first, encoded for Optuna: the published ones, then the start points."""
         inner = self.inner
-        points = [{k: encode(v) for k, v in p.items() if k not in inner} for p in self._all_points()]
-        return [point for i, point in enumerate(points) if point not in points[:i]]
+        return _distinct({k: encode(v) for k, v in p.items() if k not in inner} for p in self._points())
 
     def inner_points(self, chosen: dict[str, Value]) -> list[dict[str, Value]]:
         """Inner settings that every trial tries first: the published ones, then those of the start points."""
-        points = []
-        for point in self._all_points():
-            values = {
-                name: encode(point[name])
-                for name in self.inner
-                if name in point and applies(self.file.parameters[name], {**point, **chosen})
-            }
-            if values not in points:
-                points.append(values)
-        return points
+        parameters = {name: self.file.parameters[name] for name in self.inner}
+        return _distinct(
+            {k: encode(point[k]) for k, p in parameters.items() if k in point and p.applies(point | chosen)}
+            for point in self._points()
+        )
 
-    def _all_points(self) -> tuple[dict[str, Value], ...]:
-        return (self.file.published, *self.file.start)
+    def _points(self) -> list[dict[str, Value]]:
+        return [self.file.published, *self.file.start]
+
+
+def _distinct(points: Iterable[dict[str, Value]]) -> list[dict[str, Value]]:
+    points = list(points)
+    return [point for i, point in enumerate(points) if point not in points[:i]]
 
 
 def load_space(name: str, base: str | None = None, overrides: Sequence[str] = (), trials: int | None = None) -> Space:
@@ -133,119 +118,87 @@ def load_space(name: str, base: str | None = None, overrides: Sequence[str] = ()
     Raises:
         UserError: every mistake in the file, with its line.
     """
-    path = find_file(name, [SPACES])
-    values, places = read_yaml(path)
-    if trials is not None:
-        values = merge(values, {"budget": {"trials": trials}})
-    try:
-        file = SpaceFile.model_validate_json(json.dumps(values))
-    except ValidationError as error:
-        raise UserError(explain_entries(error, places, str(path), _entries())) from None
-    objective = file.objective
-    config = load_config(
-        base or _base(file.base, path),
-        [*overrides, *([f"data.select={objective.split}"] if objective.split else [])],
-    )
-    if objective.is_plugin:  # the masks that the function may read
-        config = config.model_copy(update={"selected_on": config.data.select})
-    elif objective.needs_masks:
+    entries = read_entries(SpaceFile, name, SPACES, {} if trials is None else {"budget": {"trials": trials}})
+    file, objective = entries.file, entries.file.objective
+    split = [f"data.select={objective.split}"] if objective.split else []
+    config = load_config(base or find_file(file.base, [entries.path.parent, EXPERIMENTS]), [*overrides, *split])
+    if objective.is_plugin or objective.needs_masks:  # a function of the user's own may read the select split's
         config = config.model_copy(update={"selected_on": split_of(objective.metric, config.data)})
-    fixed = {word.partition("=")[0] for word in overrides}
-    problems = list(_Checks(file, config, places, path).problems(fixed))
+    problems = list(_Checks(entries, config).problems({word.partition("=")[0] for word in overrides}))
     if problems:
         raise UserError("\n".join(problems))
     return Space(file=file, base=absolute(config))
 
 
-def _base(name: str, path: Path) -> Path:
-    return find_file(name, [path.parent, EXPERIMENTS])
-
-
-def _entries() -> list[str]:
-    """Every entry that a space file may have."""
-    return [
-        *SpaceFile.model_fields,
-        *(field.alias or name for name, field in Parameter.model_fields.items()),
-        *(name for section in (Objective, Asha, Budget, Final) for name in section.model_fields),
-    ]
-
-
+@dataclass(frozen=True)
 class _Checks:
-    """Mistakes in a space file that its types alone do not show, each as a line with its place.
+    """Mistakes in a space file that its types alone do not show, each as a line with its place."""
 
-    Args:
-        file: the space file.
-        base: the configuration under it.
-        places: `file:line` of each entry.
-        path: of the file.
-    """
-
-    def __init__(self, file: SpaceFile, base: Config, places: dict[Address, str], path: Path) -> None:
-        self.file, self.base, self.places, self.path = file, base, places, path
+    entries: Entries[SpaceFile]
+    base: Config
 
     def problems(self, fixed: set[str]) -> Iterator[str]:
         """All mistakes; `fixed` has the names of settings that the command line gives a value."""
-        yield from self._objective()
-        for i, name in enumerate(self.file.parameters):
-            yield from self._parameter(name, list(self.file.parameters)[:i], fixed)
-        yield from self._point("published", self.file.published, self._at("published"))
-        for i, point in enumerate(self.file.start, 1):
-            yield from self._point(f"start {i}", point, self._at("start", i - 1))
-        for name, value in self.file.final.set.items():
-            yield from self._value(name, value, self._at("final", "set", name))
+        file, at = self.entries.file, self.entries.at
+        if file.objective.is_plugin:
+            try:
+                plugins.allow(file.objective.metric)
+                if not callable(plugins.load(file.objective.metric)):
+                    yield f"{at('objective', 'metric')}: {file.objective.metric} is no function"
+            except UserError as error:
+                yield f"{at('objective', 'metric')}: {error}"
+        for i, name in enumerate(file.parameters):
+            yield from self._parameter(name, list(file.parameters)[:i], fixed)
+        yield from self._point("published", file.published, at("published"))
+        for i, point in enumerate(file.start):
+            yield from self._point(f"start {i + 1}", point, at("start", i))
+        for name, value in file.final.set.items():
+            yield from self._change({name: value}, at("final", "set", name))
 
-    def _at(self, *address: str | int) -> str:
-        return self.places.get(address, str(self.path))
-
-    def _value(
-        self, name: str, value: Any, place: str, context: Mapping[str, Any] = MappingProxyType({})
-    ) -> Iterator[str]:
+    def _change(self, changes: dict[str, Any], place: str) -> Iterator[str]:
         try:
-            change_config(self.base, {**context, name: value})
+            change_config(self.base, changes)
         except UserError as error:
             yield f"{place}: {str(error).split(': ', 1)[1]}"
 
-    def _objective(self) -> Iterator[str]:
-        metric = self.file.objective.metric
-        if not self.file.objective.is_plugin:
-            return
-        try:
-            plugins.allow(metric)
-            if not callable(plugins.load(metric)):
-                yield f"{self._at('objective', 'metric')}: {metric} is no function"
-        except UserError as error:
-            yield f"{self._at('objective', 'metric')}: {error}"
-
     def _parameter(self, name: str, above: list[str], fixed: set[str]) -> Iterator[str]:
-        parameter, place = self.file.parameters[name], self._at("parameters", name)
-        method = parameter.when.get("classifier.method") if name.startswith("classifier.options.") else None
-        method = method[0] if isinstance(method, list) else method
-        context = {"classifier.method": method} if method else {}
-        if name not in setting_names(change_config(self.base, context)) or name.startswith("data."):
-            yield f"{place}: unknown parameter {name}{nearest(name)}"
-            return
+        file, place = self.entries.file, self.entries.at("parameters", name)
+        parameter, metric = file.parameters[name], file.objective.metric
+        contexts = self._methods(parameter) if name.startswith("classifier.options.") else [{}]
+        for context in contexts:
+            if name not in setting_names(change_config(self.base, context)) or name.startswith("data."):
+                of = f" of the method {context['classifier.method']}" if len(contexts) > 1 else ""
+                yield f"{place}: unknown parameter {name}{of}{nearest(name)}"
+                return
         if name in fixed:
             yield f"{place}: {name} is searched, so it can't be fixed on the command line too"
         for value in parameter.values():
-            yield from self._value(name, value, place, context)
+            yield from self._change({**contexts[0], name: value}, place)
         for other in parameter.when:
             if other not in above:
                 yield f"{place}: `when` names {other}, which is not a parameter above it"
             if other.startswith(INNER) and not name.startswith(INNER):
                 yield f"{place}: `when` names {other}, which belongs to a later stage and is chosen after {name}"
-        if name == "pseudo.threshold" and self.file.objective.metric.startswith("proxy/"):
-            metric = self.file.objective.metric
+        if name == "pseudo.threshold" and metric.startswith("proxy/"):
             yield f"{place}: {name} can't be searched by {metric}: maps agree most where all is background"
+
+    def _methods(self, parameter: Parameter) -> list[dict[str, Any]]:
+        """Changes of the base's method under which an option is searched; an empty one where it stays."""
+        searched = self.entries.file.parameters.get("classifier.method")
+        methods = parameter.when.get("classifier.method", searched.values() if searched else None)
+        if methods is None:
+            return [{}]
+        return [{"classifier.method": method} for method in (methods if isinstance(methods, list) else [methods])]
 
     def _point(self, title: str, point: dict[str, Value], place: str) -> Iterator[str]:
         active: dict[str, Value] = {}
-        for name, parameter in self.file.parameters.items():
-            if not applies(parameter, active):
+        for name, parameter in self.entries.file.parameters.items():
+            if not parameter.applies(active):
                 continue
             if name not in point:
                 yield f"{place}: {title} lacks a value for {name}"
             elif not parameter.holds(point[name]):
-                yield f"{place}: {title} has {name} = {point[name]}, outside {parameter.kind} {parameter.values()}"
+                yield f"{place}: {title} has {name} = {point[name]}, outside {parameter.range_text()}"
             active[name] = point.get(name)
         for name in point:
             if name not in active:

@@ -33,31 +33,23 @@ class StudySearch(Searcher):
         self.running: dict[str, tuple[optuna.Trial, float]] = {}
         """Optuna's trial and the time of its start, by Tune's id."""
 
-    def save(self, checkpoint_path: str) -> None:
-        """Nothing: the study's storage is the authority."""
-
-    def restore(self, checkpoint_path: str) -> None:
-        """Nothing."""
+    # Tune saves its searcher to restore an experiment; ours are continued from the study, which is the authority.
+    def save(self, checkpoint_path: str) -> None: ...
 
     def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its searcher to restore an experiment; ours are continued from the study
+        return {}
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]  # Ray's type forgets FINISHED
         if self.left <= 0 or time.monotonic() > self.deadline:
             return Searcher.FINISHED
         self.left -= 1
-        trial = self._next()
-        chosen = self.space.suggest(trial)
-        self.running[trial_id] = trial, time.time()
-        return {"number": trial.number, "changes": json.dumps(chosen)}
-
-    def _next(self) -> optuna.Trial:
-        """The next trial, from the queue first; what no longer lies in the edited space is passed over."""
-        trial = self.study.ask()
+        trial = self.study.ask()  # from the queue first; what no longer lies in the edited space is passed over
         while not self.space.fits(trial.user_attrs.get(QUEUED, {})):
             self.study.tell(trial, state=TrialState.FAIL)
             trial = self.study.ask()
-        return trial
+        chosen = self.space.suggest(trial)
+        self.running[trial_id] = trial, time.time()
+        return {"number": trial.number, "changes": json.dumps(chosen)}
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if math.isfinite(result.get("objective", math.nan)) and not result.get("complete"):

@@ -3,45 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, FloatDistribution, IntDistribution, check_distribution_compatibility
-from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import FrozenTrial
 
+from sfc.config.values import flat
 from sfc.errors import UserError
 from tune.space.sections import SpaceFile
 from tune.space.space_file import Space
 
 
-def leaves(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `section.key` and value."""
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= leaves(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
-
-
-def differences(before: dict[str, Any], now: dict[str, Any]) -> list[tuple[str, Any, Any]]:
-    """Name, old and new value of each setting in which two nested dictionaries differ; `-` where one lacks it."""
-    old, new = leaves(before), leaves(now)
-    pairs = [(name, old.get(name, "-"), new.get(name, "-")) for name in dict.fromkeys([*old, *new])]
-    return [(name, was, is_now) for name, was, is_now in pairs if was != is_now]
+def differences(old: dict[str, Any], new: dict[str, Any]) -> dict[str, str]:
+    """`old -> new` by name of each setting in which two flat dictionaries differ; `-` where one lacks it."""
+    pairs = {name: (old.get(name, "-"), new.get(name, "-")) for name in (*old, *new)}
+    return {name: f"{before} -> {after}" for name, (before, after) in pairs.items() if before != after}
 
 
 def edits(before: SpaceFile, now: SpaceFile) -> list[str]:
     """A line for each difference between two versions of a space file; base and objective are not looked at."""
-    lines = []
-    for name in dict.fromkeys([*before.parameters, *now.parameters]):
-        was, is_now = (file.parameters.get(name) for file in (before, now))
-        if was != is_now:
-            texts = [parameter.text() if parameter else "not searched" for parameter in (was, is_now)]
-            lines.append(f"{name}: {texts[0]} -> {texts[1]}")
-    old, new = (file.model_dump(mode="json", exclude={"parameters", "base", "objective"}) for file in (before, now))
-    for name, was, is_now in differences(old, new):
-        section, _, key = name.partition(".")
-        lines.append(f"{f'published {key}' if section == 'published' else name}: {was} -> {is_now}")
-    return lines
+
+    def settings(file: SpaceFile) -> dict[str, Any]:
+        ranges = {name: file.parameters[name].text() if name in file.parameters else "not searched" for name in names}
+        published = {f"published {name}": value for name, value in file.published.items()}
+        rest = flat(file.model_copy(update={"parameters": {}, "published": {}}))
+        return ranges | published | {k: v for k, v in rest.items() if k != "base" and not k.startswith("objective.")}
+
+    names = dict.fromkeys([*before.parameters, *now.parameters])
+    return [f"{name}: {change}" for name, change in differences(settings(before), settings(now)).items()]
 
 
 def check_choices(study: optuna.Study, space: Space) -> None:
@@ -83,14 +74,8 @@ def same_ranges(trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
         if isinstance(distribution, FloatDistribution | IntDistribution):
             assert isinstance(other, FloatDistribution | IntDistribution)  # Optuna keeps the kind
             low, high = min(other.low, distribution.low), max(other.high, distribution.high)
-            widest[name] = type(distribution)(low=low, high=high, log=distribution.log)  # type: ignore[arg-type]
-    return [
-        create_trial(
-            state=trial.state,
-            value=trial.value,
-            params=trial.params,
-            distributions={name: widest[name] for name in trial.params},
-            user_attrs=trial.user_attrs,
-        )
-        for trial in trials
-    ]
+            widest[name] = type(distribution)(low=low, high=high, log=distribution.log)  # type: ignore[arg-type]  # int
+    copies = [copy(trial) for trial in trials]
+    for trial in copies:
+        trial.distributions = {name: widest[name] for name in trial.params}
+    return copies

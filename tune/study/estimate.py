@@ -1,14 +1,14 @@
-"""What jobs would still run, and what the store knows of the time and disk space of such outputs."""
+"""What jobs would still run, and the time and disk space of it by what the store's outputs took."""
 
 from __future__ import annotations
 
 import shutil
-import statistics
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from copy import copy
-from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.filesize import decimal
@@ -28,35 +28,20 @@ Work = tuple[Config, Callable[[Pipeline], object]]
 
 
 class Ledger(Store):
-    """A store that notes what a pipeline asks of it, and builds nothing.
-
-    Args:
-        root: of the store; what it has is read.
-    """
+    """A store that notes what a pipeline asks of it, and builds nothing."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
-        self.asked: dict[tuple[str, str], dict[str, Any]] = {}
+        self.asked: dict[str, dict[str, dict[str, Any]]] = defaultdict(dict)
         """What each output depends on, by stage and key."""
 
     def get(self, stage: str, key: str, identity: dict[str, Any], build: Callable[[Path], dict[str, Any]]) -> Path:
         """The folder in which the output is, or would be."""
-        self.asked.setdefault((stage, key), identity)
+        self.asked[stage].setdefault(key, identity)
         return self.folder(stage, key)
 
 
-@dataclass(frozen=True)
-class Measured:
-    """The cost of an output that exists."""
-
-    seconds: float
-    """For each image, and each epoch of a training."""
-    bytes: float
-    """For each image; of a training in all."""
-
-
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """The outputs of one stage that jobs ask for."""
 
     stage: str
@@ -65,9 +50,9 @@ class Row:
     needed: int
     """Outputs that are still to be made."""
     seconds: float | None
-    """Of those that are needed, on one device; None: the store has none to go by."""
+    """Time for those that are needed, on one device; None: the store has none to go by."""
     bytes: float | None
-    """The same."""
+    """Disk space of those that are needed; None: the store has none to go by."""
     basis: int
     """Outputs in the store that both are the median of."""
 
@@ -85,14 +70,15 @@ def units(stage: str, manifest: dict[str, Any]) -> float:
     return images * section.get("epochs", default.epochs)
 
 
-def measured(store: Store, stage: str) -> list[Measured]:
-    """The costs of a stage's outputs on this machine's kind of device; manifests that lack a number are left out."""
+def measured(store: Store, stage: str) -> list[tuple[float, float]]:
+    """Seconds for one of the stage's units, and bytes for an image or of a training in all, of each of its outputs that
+    was made on this machine's kind of device; manifests that lack a number are left out."""
     costs = []
     for path in sorted((store.root / stage).glob(f"*/{MANIFEST}")):
         manifest = store.manifest(path.parent)
         if {"seconds", "bytes", "images"} <= manifest.keys() and manifest.get("device") == str(default_device()):
             size = manifest["bytes"] / (1 if stage in TRAINED else manifest["images"])
-            costs.append(Measured(manifest["seconds"] / units(stage, manifest), size))
+            costs.append((manifest["seconds"] / units(stage, manifest), size))
     return costs
 
 
@@ -106,22 +92,22 @@ def estimate(jobs: Iterable[Work], store: Store) -> list[Row]:
     Raises:
         UserError: the data can't be opened, or a job needs masks that do not exist.
     """
-    ledger, opened = Ledger(store.root), dict[Data, Pipeline]()
+    ledger = Ledger(store.root)
+
+    @cache  # its splits are read once
+    def opened(data: Data) -> Pipeline:
+        return Pipeline(Config(data=data), ledger, LocalEngine(1))
+
     for config, ask in jobs:
-        if config.data not in opened:
-            opened[config.data] = Pipeline(config, ledger, LocalEngine(1))
-        pipeline = copy(opened[config.data])  # its splits are read once
-        pipeline.config = config
-        ask(pipeline)
+        ask(opened(config.data).changed(config))
     rows = []
-    for stage in dict.fromkeys(stage for stage, _ in ledger.asked):
-        asked = {key: identity for (name, key), identity in ledger.asked.items() if name == stage}
+    for stage, asked in ledger.asked.items():
         needed = [identity for key, identity in asked.items() if not store.has(stage, key)]
         costs, seconds, size = measured(store, stage), None, None
         if costs or not needed:
-            seconds = sum(units(stage, n) for n in needed) * statistics.median([c.seconds for c in costs] or [0.0])
+            seconds = sum(units(stage, n) for n in needed) * median([unit for unit, _ in costs] or [0.0])
             images = sum(1 if stage in TRAINED else n["images"] for n in needed)
-            size = images * statistics.median([c.bytes for c in costs] or [0.0])
+            size = images * median([size for _, size in costs] or [0.0])
         rows.append(Row(stage, len(asked) - len(needed), len(needed), seconds, size, len(costs)))
     return rows
 
@@ -132,25 +118,20 @@ def show(console: Console, rows: Sequence[Row], at_once: int, root: Path) -> Non
     for column in ("stage", "to run", "in the store", "time each", "disk each", "median of"):
         table.add_column(column, justify="left" if column == "stage" else "right")
     for row in rows:
-        cells = ["-", "-", "-"]
+        cells = ["unknown", "unknown", "none"] if row.needed else ["-", "-", "-"]
         if row.needed and row.seconds is not None and row.bytes is not None:
             cells = [duration(row.seconds / row.needed), decimal(round(row.bytes / row.needed)), str(row.basis)]
-        elif row.needed:
-            cells = ["unknown", "unknown", "none"]
         table.add_row(row.stage, str(row.needed), str(row.existing), *cells)
     console.print(table)
     unknown = [row.stage for row in rows if row.seconds is None]
     seconds = sum(row.seconds or 0.0 for row in rows) / at_once
     size, free = sum(row.bytes or 0.0 for row in rows), shutil.disk_usage(root).free
-    if len(unknown) == len(rows):
-        lines = [f"time and disk are unknown: this store has no output to go by; {decimal(free)} are free at {root}"]
-    else:
+    text = "time and disk are unknown: this store has no output to go by"
+    if len(unknown) < len(rows):
         rest = f", and what is unknown: {', '.join(unknown)}" if unknown else ""
-        lines = [
-            f"about {seconds / 3600:.1f} hours ({duration(seconds)}) with {at_once} at once, {decimal(round(size))} of "
-            f"disk{rest}; {decimal(free)} are free at {root}"
-        ]
+        hours = f"{seconds / 3600:.1f} hours ({duration(seconds)})"
+        text = f"about {hours} with {at_once} at once, {decimal(round(size))} of disk{rest}"
+    console.out(f"{text}; {decimal(free)} are free at {root}", highlight=False)
     if size > free:
-        more = decimal(round(size - free))
-        lines.append(f"warning: that is {more} more than is free; free some, or name another folder by --results")
-    console.print("\n".join(lines), soft_wrap=True, highlight=False)
+        more = f"warning: that is {decimal(round(size - free))} more than is free"
+        console.out(f"{more}; free some, or name another folder by --results", highlight=False)

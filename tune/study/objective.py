@@ -6,7 +6,6 @@ import math
 from typing import Any
 
 from sfc.config import plugins
-from sfc.data import Split
 from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline
 from sfc.results import Result, Supervision, supervision
@@ -40,8 +39,7 @@ def measure(pipeline: Pipeline, objective: Objective) -> Result:
 
 
 def masks_of_plugin(pipeline: Pipeline) -> Supervision:
-    """Which masks the number of a user's own function has seen: those of the select split, where it has any, since
-    the function may read them."""
+    """Masks that the number of a user's own function has seen: the select split's, if any, since it may read them."""
     return supervision(pipeline.config, pipeline.config.selected_on)
 
 
@@ -57,24 +55,19 @@ def everything(pipeline: Pipeline, objective: Objective) -> Result:
     return result
 
 
-def preview_split(pipeline: Pipeline, objective: Objective) -> Split | None:
-    """The split on which previews are measured; None: there can be no previews, and so no early stopping."""
-    select = pipeline.split(pipeline.config.data.select)
-    if select.has_masks or objective.metric.startswith("proxy/"):
-        return select
-    return pipeline.train if objective.needs_masks else None
-
-
-def preview(pipeline: Pipeline, objective: Objective, state: dict[str, Any], split: Split) -> float:
-    """What early stopping compares: seeds, or the proxy that is the objective, of a network in training.
+def preview(pipeline: Pipeline, objective: Objective, state: dict[str, Any]) -> float | None:
+    """The number that early stopping compares: seed mIoU, or the proxy that is the objective, of a classifier in
+    training. None where the objective needs no mask and there is none: then no trial is stopped early.
 
     Args:
         pipeline: of the trial.
         objective: of the search.
         state: checkpoint of the training; `model` has the weights.
-        split: from `preview_split`.
     """
+    select = pipeline.split(pipeline.config.data.select)
     if objective.metric.startswith("proxy/"):
-        prefix, _, name = objective.metric.partition("/")
-        return float(pipeline.preview(state["model"], prefix, split)[name])
+        return float(pipeline.preview(state["model"], "proxy", select)[objective.metric.partition("/")[2]])
+    if not select.has_masks and not objective.needs_masks:
+        return None
+    split = select if select.has_masks else pipeline.train
     return float(pipeline.preview(state["model"], "seed", split)["best"]["miou"])

@@ -17,7 +17,7 @@ from rich.table import Table
 from sfc.scoring.names import PARTS
 from tune.space.parameter import Value
 from tune.space.space_file import Space
-from tune.study.study import complete, counted, proxies, published, values_of
+from tune.study.study import SEED_MIOU, complete, counted, proxies, published, values_of
 
 SHOWN = 10
 
@@ -54,9 +54,8 @@ class Progress(Callback):
         return {}  # as in StudySearch
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        changes = json.loads(trial.config["changes"])
-        text = "  ".join(f"{name.split('.')[-1]} {shown(value)}" for name, value in changes.items())
-        self.console.print(f"[dim]trial {trial.config['number']} starts: {text}[/dim]", soft_wrap=True, highlight=False)
+        text = _settings(json.loads(trial.config["changes"]))
+        self.console.out(f"trial {trial.config['number']} starts: {text}", style="dim", highlight=False)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._line(trial.config["number"], trial.last_result or {})
@@ -80,83 +79,81 @@ class Progress(Callback):
             parts.append(f"best {ranked[0].value:.4f} (trial {ranked[0].number})")
         if self.reference is not None:
             parts.append(f"published {self.reference[1]['value']:.4f}")
-        left = self.budget - len(done)
-        if left > 0:
+        if (left := self.budget - len(done)) > 0:
             pace = (time.monotonic() - self.begin) / self.ended
             parts.append(f"about {duration(left * pace)} left")
-        self.console.print(" | ".join(parts), soft_wrap=True, highlight=False)
+        self.console.out(" | ".join(parts), highlight=False)
 
 
-def _settings(values: dict[str, Value], names: list[str]) -> str:
-    return ", ".join(f"{name.split('.')[-1]} {shown(values[name])}" for name in names if name in values)
+def _settings(values: dict[str, Value]) -> str:
+    return ", ".join(f"{name.split('.')[-1]} {shown(value)}" for name, value in values.items())
 
 
-def show_study(console: Console, study: optuna.Study, space: Space) -> None:
-    """The best complete trials and the published setting, those that were stopped early apart, and what the best
-    changed and gained."""
-    ranked, reference = complete(study), published(study)
-    metric, names = space.file.objective.metric, list(space.file.parameters)
-    early = [t for t in counted(study) if t.state == TrialState.PRUNED]
-    failed = sum(t.state == TrialState.FAIL for t in counted(study))
+def show_study(console: Console, study: optuna.Study, space: Space, over: bool) -> None:
+    """Print what the trials gave: the best complete ones and the published setting, those that were stopped early
+    apart, what the best changed and gained, what the objectives without masks are worth. Where none ran in full, the
+    reasons; `over`: the time limit ended the search."""
+    done = counted(study)
+    ranked, metric = complete(study, done), space.file.objective.metric
+    goes_on = "the time limit is over; the same command goes on, first with what was stopped by it"
+    lines = [goes_on] if over and len(done) < space.file.budget.trials else []
+    early = [f"{t.number} at epoch {t.user_attrs['epoch']}" for t in done if t.state == TrialState.PRUNED]
+    failed = sum(t.state == TrialState.FAIL for t in done)
     table = Table(
         title=f"{study.study_name}: {len(ranked)} trials in full, {len(early)} stopped early, {failed} failed",
         title_justify="left",
-        caption=f"{metric}: {_supervision(study)}",
+        caption=f"{metric}: {'same masks' if study.user_attrs['split'] else 'image-labels'}",
         caption_justify="left",
     )
     for column in ("trial", metric, "tail", "settings"):
         table.add_column(column, justify="left" if column == "settings" else "right")
+
+    def row(title: str, value: float | None, metrics: dict[str, float], values: dict[str, Value]) -> None:
+        ordered = {name: values[name] for name in space.file.parameters if name in values}
+        table.add_row(title, f"{value:.4f}", f"{metrics.get(f'{metric}_tail', math.nan):.4f}", _settings(ordered))
+
     for trial in ranked[:SHOWN]:
-        tail = trial.user_attrs["metrics"].get(f"{metric}_tail", math.nan)
-        table.add_row(str(trial.number), f"{trial.value:.4f}", f"{tail:.4f}", _settings(values_of(trial), names))
-    if reference is not None:
+        row(str(trial.number), trial.value, trial.user_attrs["metrics"], values_of(trial))
+    if reference := published(study, ranked):
         trial, tried = reference
-        tail = tried["metrics"].get(f"{metric}_tail", math.nan)
-        settings = _settings(space.file.published, names)
-        table.add_row(f"{trial.number} (published)", f"{tried['value']:.4f}", f"{tail:.4f}", settings)
+        row(f"{trial.number} (published)", tried["value"], tried["metrics"], space.file.published)
     if ranked:
         console.print(table)
     if early:
-        stopped = ", ".join(f"{t.number} at epoch {t.user_attrs['epoch']}" for t in early)
-        console.print(f"stopped early, not ranked: {stopped}", soft_wrap=True, highlight=False)
-    if not ranked or reference is None:
-        return
-    best, before = ranked[0], reference[1]
-    if best.value <= before["value"]:
-        console.print("no trial beat the published setting")
-        return
+        lines.append(f"stopped early, not ranked: {', '.join(early)}")
+    if reference:
+        lines += _gains(ranked[0], reference[1], space)
+    lines += _proxies(ranked)
+    in_time = sorted(ranked, key=lambda t: t.user_attrs["started"] + t.user_attrs["seconds"])
+    lines.append(outlook([t.value or 0.0 for t in in_time]))
+    if not ranked:
+        reasons = {t.user_attrs.get("reason", "stopped early") for t in done} | ({goes_on} if over else set())
+        lines += ["no trial ran in full:", *(f"  {reason}" for reason in sorted(reasons))]
+    console.out("\n".join(lines), highlight=False)
+
+
+def _gains(best: FrozenTrial, before: dict[str, Any], space: Space) -> list[str]:
+    """What the best trial gained against the published setting's evaluation, and what it changed."""
+    metric, point = space.file.objective.metric, space.file.published
+    if (best.value or 0.0) <= before["value"]:
+        return ["no trial beat the published setting"]
     gains = []
-    for part in PARTS:
-        new, old = (numbers.get(metric + part) for numbers in (best.user_attrs["metrics"], before["metrics"]))
+    for name in (metric + part for part in PARTS):
+        new, old = (numbers.get(name) for numbers in (best.user_attrs["metrics"], before["metrics"]))
         if new is not None and old is not None:
-            gains.append(f"{metric}{part} {old:.4f} -> {new:.4f} ({new - old:+.4f})")
-    console.print("against the published setting: " + "; ".join(gains), soft_wrap=True, highlight=False)
-    changed = [
-        f"{name} {shown(space.file.published.get(name))} -> {shown(value)}"
-        for name, value in values_of(best).items()
-        if space.file.published.get(name) != value
-    ]
-    console.print("changed: " + "; ".join(changed), soft_wrap=True, highlight=False)
+            gains.append(f"{name} {old:.4f} -> {new:.4f} ({new - old:+.4f})")
+    values = values_of(best).items()
+    changed = [f"{name} {shown(point.get(name))} -> {shown(v)}" for name, v in values if point.get(name) != v]
+    return [f"against the published setting: {'; '.join(gains)}", f"changed: {'; '.join(changed)}"]
 
 
-def _supervision(study: optuna.Study) -> str:
-    """Which masks the objective's numbers have seen."""
-    return "same masks" if study.user_attrs["split"] else "image-labels"
-
-
-def show_proxies(console: Console, study: optuna.Study) -> None:
-    """How well the objectives that need no mask would have ranked the trials."""
-    for name, tau in proxies(study).items():
+def _proxies(ranked: list[FrozenTrial]) -> list[str]:
+    """How well the objectives that need no mask would have ranked the complete trials."""
+    lines = []
+    for name, tau in proxies(ranked).items():
         value = f"{tau.value:+.2f} [{tau.low:+.2f}, {tau.high:+.2f}]" if math.isfinite(tau.value) else "too few trials"
-        text = f"{name} ranks {len(complete(study))} trials as seed/best_miou does: Kendall's tau {value}"
-        console.print(text, soft_wrap=True, highlight=False)
-
-
-def show_edits(console: Console, lines: list[str], trials: int) -> None:
-    """Print what was edited in the space file of a study that has so many trials."""
-    if lines:
-        text = f"the space file was edited; the study goes on, its {trials} trials count:\n  " + "\n  ".join(lines)
-        console.print(text, soft_wrap=True, highlight=False, markup=False)
+        lines.append(f"{name} ranks {len(ranked)} trials as {SEED_MIOU} does: Kendall's tau {value}")
+    return lines
 
 
 def outlook(values: Sequence[float]) -> str:

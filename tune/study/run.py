@@ -27,16 +27,8 @@ def run_trials(
     callbacks: Sequence[Callback] = (),
     trainable: Callable[..., None] = run_trial,
 ) -> None:
-    """Run more trials of a study.
-
-    Args:
-        study: opened by `open_study`.
-        job: what the trials share.
-        trials: how many more to start.
-        deadline: in `time.monotonic`; trials that run then are stopped and put in the queue.
-        callbacks: of Ray Tune.
-        trainable: as `run_trial`.
-    """
+    """Run so many more trials of a study from `open_study`. Those that run at the deadline, in `time.monotonic`, are
+    stopped and put in the queue; `trainable` takes what `run_trial` takes."""
     alone = job.workers == 1
     # The workers of a trial that has several are Ray Train's: the trial itself waits, and takes next to nothing.
     resources = {"cpu": 1, "gpu": job.gpus} if alone else {"cpu": 0.01}

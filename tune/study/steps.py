@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import shlex
 import time
@@ -20,8 +19,6 @@ from tune.cluster.connect import check_nodes, slots
 from tune.options import ClusterOptions
 from tune.space.sections import PROXIES, seconds
 from tune.space.space_file import Space
-from tune.study.progress import outlook, show_proxies, show_study
-from tune.study.study import complete, counted, in_time, load_study
 from tune.study.trial import Job
 from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, tracking_uri, without_password
 from tune.tracking.versions import versions
@@ -60,21 +57,9 @@ def deadline_of(limit: str | None) -> float:
         raise UserError(f"--time: {error}") from None
 
 
-def existing_study(name: str, results: Path) -> optuna.Study | None:
-    """The study of that name, or None."""
-    with contextlib.suppress(UserError):
-        return load_study(name, results)
-    return None
-
-
 def job_of(space: Space, cluster: ClusterOptions, workers: int, gpus: float) -> Job:
-    """What all trials share, on the Ray that this process is connected to.
-
-    Args:
-        space: searched.
-        cluster: results folder and store, and the workers of the final's trainings.
-        workers: of each trial's training.
-        gpus: of each trial.
+    """What all trials share, on the Ray that this process is connected to: `workers` for each trial's training, `gpus`
+    for each trial.
 
     Raises:
         UserError: the cluster holds no such trial or final, or a node lacks the code, the data or a folder.
@@ -102,22 +87,9 @@ def start_run(tracker: Tracker, study: optuna.Study, space: Space, pipeline: Pip
     return run
 
 
-def show_trials(console: Console, study: optuna.Study, space: Space, over: bool) -> None:
-    """Print what the trials gave, and where none ran in full the reasons; `over`: the time limit ended the search."""
-    goes_on = "the time limit is over; the same command goes on, first with what was stopped by it"
-    if over and len(counted(study)) < space.file.budget.trials:
-        console.print(goes_on)
-    show_study(console, study, space)
-    show_proxies(console, study)
-    console.print(outlook([t.value or 0.0 for t in in_time(complete(study))]), soft_wrap=True, highlight=False)
-    if not complete(study):
-        reasons = {t.user_attrs.get("reason", "stopped early") for t in counted(study)} | ({goes_on} if over else set())
-        console.print("no trial ran in full:\n  " + "\n  ".join(sorted(reasons)), soft_wrap=True)
-
-
 def show_runs(console: Console, name: str, results: Path) -> None:
     """Print where MLflow has a study's runs and how to open them."""
-    console.print(f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:", soft_wrap=True)
     address = without_password(tracking_uri(results))
     opens = f"open {address}" if address.startswith("http") else f"mlflow ui --backend-store-uri {address}"
-    console.print(f"  {opens}", soft_wrap=True, highlight=False)
+    text = f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:\n  {opens}"
+    console.out(text, highlight=False)

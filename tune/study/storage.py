@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import optuna
 from optuna.storages import JournalStorage
@@ -26,22 +25,14 @@ STORAGE = "OPTUNA_STORAGE"
 
 @contextmanager
 def one_driver(path: Path) -> Iterator[None]:
-    """Hold a study's lock file for as long as this process drives the study.
-
-    Raises:
-        UserError: another process drives the study.
-    """
+    """Hold a study's lock file for as long as this process drives the study. Raises UserError where another does."""
     make_writable(path.parent)
     with locked(path, busy=f"another process is running this study (it holds {path}); wait for it or stop it"):
         yield
 
 
 def make_writable(folder: Path) -> None:
-    """Make a folder.
-
-    Raises:
-        UserError: the folder can't be made or written.
-    """
+    """Make a folder. Raises UserError where it can't be made or written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if not os.access(folder, os.W_OK):
@@ -92,15 +83,15 @@ def storage_at(results: Path) -> optuna.storages.BaseStorage:
         path = Path(address.removeprefix("journal:")).absolute()
         make_writable(path.parent)
         return JournalStorage(JournalFileBackend(str(path)))
-    arguments: dict[str, Any] = {}
-    if not address:
+    own = not address
+    if own:
         make_writable(results)
         path = (results / "optuna.db").absolute()
         check_database(path)
-        address, arguments = f"sqlite:///{path}", {"connect_args": {"timeout": 30}}
+        address = f"sqlite:///{path}"
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return optuna.storages.RDBStorage(address, engine_kwargs=arguments)
+            return optuna.storages.RDBStorage(address, engine_kwargs={"connect_args": {"timeout": 30}} if own else None)
     except Exception as error:  # SQLAlchemy's or a driver's: the message may hold the address's password
         raise UserError(f"the storage that {STORAGE} names can't be opened ({type(error).__name__})") from None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +16,22 @@ from pydantic import ValidationError
 
 from sfc.config import SETTINGS_VERSION, Config, plugins
 from sfc.config.files import build_config, change_config
-from sfc.config.values import differing
+from sfc.config.values import differing, flat
 from sfc.errors import UserError
 from sfc.runtime.store import digest
 from tune.evidence.stats import Interval, kendall
 from tune.space.parameter import Value, decode
-from tune.space.sections import PROXIES, SpaceFile
+from tune.space.sections import PROXIES, Objective, SpaceFile
 from tune.space.space_file import Space
-from tune.study.edit import check_choices, differences, edits, leaves
+from tune.study.edit import check_choices, differences, edits
 from tune.study.names import name_from
-from tune.study.sampler import SpaceSampler
 from tune.study.storage import STORAGE, storage_at
 
-COUNTED = (TrialState.COMPLETE, TrialState.PRUNED)
 QUEUED = "queued"
 """User attribute of a trial that did not come from the sampler: the settings with which it was put in the queue."""
+
+SEED_MIOU = "seed/best_miou"
+"""Number that objectives without masks are compared with."""
 
 
 def identity(space: Space) -> dict[str, Any]:
@@ -38,21 +41,12 @@ def identity(space: Space) -> dict[str, Any]:
     base.get("data", {}).pop("root", None)
     objective = space.file.objective
     source = {"source": plugins.source_digest(objective.metric)} if objective.is_plugin else {}
-    return {
-        "version": SETTINGS_VERSION,
-        "objective": differing(objective) | source,
-        "base": base,
-    }
+    return {"version": SETTINGS_VERSION, "objective": differing(objective) | source, "base": base}
 
 
 def default_name(space: Space, stem: str) -> str:
     """The name of a study that the command line does not name."""
     return name_from(stem, digest(identity(space))[:8])
-
-
-def name_of(study: optuna.Study) -> str:
-    """The study's name."""
-    return study.study_name
 
 
 def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, list[str]]:
@@ -76,10 +70,11 @@ def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, li
             lines = _check(study, space)
     else:
         study = optuna.create_study(study_name=name, storage=storage, direction="maximize")
-    for point in space.points():
-        study.enqueue_trial(point, user_attrs={QUEUED: point}, skip_if_exists=True)
+    point, *others = space.points()
+    for start in (point, *others):
+        study.enqueue_trial(start, user_attrs={QUEUED: start}, skip_if_exists=True)
     for key, value in {
-        "published": space.points()[0],
+        "published": point,
         "metric": space.file.objective.metric,
         "split": space.base.selected_on,
         "base": space.base.model_dump(mode="json"),
@@ -89,11 +84,24 @@ def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, li
     }.items():
         if study.user_attrs.get(key) != value:
             study.set_user_attr(key, value)
-    if lines and published(study) is None:
-        _queue_again(study, space.points()[0])
+    if lines and published(study) is None:  # perhaps its trial did not try the settings of later stages as edited
+        queued = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        if all(trial.user_attrs.get(QUEUED) != point for trial in queued):
+            study.enqueue_trial(point, user_attrs={QUEUED: point})
     # With the same seed again, a continued study would draw what it drew at first.
-    study.sampler = SpaceSampler(space.outer, space.file.budget.seed + drawn)
+    study.sampler = tpe(space.file.budget.seed + drawn)
     return study, lines
+
+
+def tpe(seed: int) -> optuna.samplers.TPESampler:
+    """The sampler of both levels of a search. It models together the parameters that every trial has in one range, and
+    each other one by itself: those under a condition, and those whose range was edited. With Optuna's `group=True` a
+    search would stay in the range that the study's first trials had."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        return optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, constant_liar=True, n_startup_trials=6, warn_independent_sampling=False
+        )
 
 
 def _check(study: optuna.Study, space: Space) -> list[str]:
@@ -113,13 +121,14 @@ def _check(study: optuna.Study, space: Space) -> list[str]:
             f"the study {study.study_name} was made by an earlier version of this project: give this search a name of "
             "its own by --study NAME"
         )
-    before, after = (
-        {"objective": objective.model_dump(mode="json") | {"source": part["objective"].get("source", "")}}
-        | config.model_dump(mode="json", exclude={"data": {"root"}})
-        for objective, part, config in ((file.objective, kept, base), (space.file.objective, now, space.base))
-    )
-    lines = [f"{name} {old} -> {new}" for name, old, new in differences(before, after)]
-    if lines:
+
+    def meaning(base: Config, objective: Objective, part: dict[str, Any]) -> dict[str, Any]:
+        searched = {"source": part["objective"].get("source", "")} | flat(objective)
+        return {f"objective.{k}": v for k, v in searched.items()} | flat(base) | {"data.root": ""}
+
+    changes = differences(meaning(base, file.objective, kept), meaning(space.base, space.file.objective, now))
+    if changes:
+        lines = [f"{name} {change}" for name, change in changes.items()]
         raise UserError(
             f"the study {study.study_name} searches something else: {'; '.join(lines[:6])}"
             f"{' ...' if len(lines) > 6 else ''}. Give this search a name of its own by --study NAME"
@@ -128,17 +137,9 @@ def _check(study: optuna.Study, space: Space) -> list[str]:
     return edits(file, space.file)
 
 
-def _queue_again(study: optuna.Study, point: dict[str, Value]) -> None:
-    """Put the published point in the queue unless it has a trial under way: its settings of later stages were edited,
-    so the trial that measured it did not try them."""
-    states = (TrialState.WAITING, TrialState.RUNNING)
-    if all(trial.user_attrs.get(QUEUED) != point for trial in study.get_trials(deepcopy=False, states=states)):
-        study.enqueue_trial(point, user_attrs={QUEUED: point})
-
-
 def repair(study: optuna.Study) -> None:
-    """Mark what a driver left running as failed, and put it in the queue again. Killed in the middle of this, it is
-    done once all the same: a trial is in the queue before it is marked."""
+    """Mark what a driver left running as failed, and put it in the queue again; before, so that a driver killed in the
+    middle of this loses nothing and repeats nothing."""
     again = {t.user_attrs.get("again") for t in study.get_trials(deepcopy=False)}
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
         if "outcome" in trial.user_attrs:  # its driver died just before it told Optuna
@@ -174,27 +175,15 @@ def values_of(trial: FrozenTrial) -> dict[str, Value]:
 
 def counted(study: optuna.Study) -> list[FrozenTrial]:
     """Trials that used up budget: in full, stopped early, or failed for a reason of their own."""
-    return [
-        t
-        for t in study.get_trials(deepcopy=False)
-        if t.state in COUNTED or (t.state == TrialState.FAIL and "reason" in t.user_attrs)
-    ]
+    trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL))
+    return [t for t in trials if t.state != TrialState.FAIL or "reason" in t.user_attrs]
 
 
 def complete(study: optuna.Study, done: list[FrozenTrial] | None = None) -> list[FrozenTrial]:
-    """Trials that ran in full, best first; only they are ranked.
-
-    Args:
-        done: `counted(study)`, where it is at hand.
-    """
+    """Trials that ran in full, best first; only they are ranked. `done`: `counted(study)`, where it is at hand."""
     trials = counted(study) if done is None else done
     full = [t for t in trials if t.state == TrialState.COMPLETE]
     return sorted(full, key=lambda t: -(t.value or 0.0))
-
-
-def in_time(trials: list[FrozenTrial]) -> list[FrozenTrial]:
-    """Trials in the order in which they ended."""
-    return sorted(trials, key=lambda t: t.user_attrs["started"] + t.user_attrs["seconds"])
 
 
 def sweeps(study: optuna.Study) -> bool:
@@ -217,20 +206,18 @@ def best_config(study: optuna.Study) -> Config:
     """
     ranked = complete(study)
     if not ranked:
-        raise UserError(f"the study {name_of(study)} has no trial that ran in full, so there is no best one")
-    changes: dict[str, Any] = values_of(ranked[0])
-    if sweeps(study):
-        changes["pseudo.threshold"] = ranked[0].user_attrs["metrics"]["seed/best_threshold"]
-    return change_config(base_of(study), changes)
+        raise UserError(f"the study {study.study_name} has no trial that ran in full, so there is no best one")
+    best = ranked[0]
+    threshold = {"pseudo.threshold": best.user_attrs["metrics"]["seed/best_threshold"]} if sweeps(study) else {}
+    return change_config(base_of(study), values_of(best) | threshold)
 
 
-def proxies(study: optuna.Study) -> dict[str, Interval]:
-    """For each objective that needs no mask, how well it ranks the complete trials against seed mIoU: Kendall's tau.
-    Empty where the trials have no seed mIoU."""
-    wanted = "seed/best_miou"
-    numbers = [t.user_attrs["metrics"] for t in complete(study) if wanted in t.user_attrs.get("metrics", {})]
+def proxies(ranked: Sequence[FrozenTrial]) -> dict[str, Interval]:
+    """How well each objective that needs no mask ranks complete trials against seed mIoU: Kendall's tau. Empty where
+    the trials have no seed mIoU."""
+    numbers = [t.user_attrs["metrics"] for t in ranked if SEED_MIOU in t.user_attrs.get("metrics", {})]
     return {
-        name: kendall([trial[name] for trial in numbers], [trial[wanted] for trial in numbers])
+        name: kendall([trial[name] for trial in numbers], [trial[SEED_MIOU] for trial in numbers])
         for name in PROXIES
         if numbers and all(name in trial for trial in numbers)
     }
@@ -245,7 +232,7 @@ def published(
     Args:
         ranked: `complete(study)`, where it is at hand.
     """
-    point, base = study.user_attrs["space"]["published"], leaves(study.user_attrs["base"])
+    point, base = study.user_attrs["space"]["published"], flat(base_of(study))
     for trial in complete(study) if ranked is None else ranked:
         for tried in trial.user_attrs.get("inner", ()):
             values = {name: decode(value) for name, value in {**trial.params, **tried["values"]}.items()}

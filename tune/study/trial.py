@@ -11,7 +11,7 @@ import optuna
 import ray.tune
 import torch
 
-from sfc.config import plugins
+from sfc.config.files import allow_named
 from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import Engine, LocalEngine
@@ -20,8 +20,8 @@ from sfc.runtime.training import read_history
 from tune.cluster.ray_engine import RayEngine, hang_guard
 from tune.space.parameter import Value
 from tune.space.space_file import Space
-from tune.study.objective import everything, masks_of_plugin, measure, preview, preview_split
-from tune.study.sampler import SpaceSampler
+from tune.study.objective import everything, masks_of_plugin, measure, preview
+from tune.study.study import tpe
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class Job:
     """Folder for Ray Train's own files, seen by every node."""
     store: StoreAddress
     workers: int = 1
-    """Of each training: 1 trains in the trial's own process, more are Ray Train's."""
+    """Workers of each training: 1 trains in the trial's own process, more are Ray Train's."""
     gpus: float = 0.0
-    """Of each trial."""
+    """GPUs of each trial."""
     at_once: int = 1
     """Trials that run at the same time."""
 
@@ -58,8 +58,7 @@ def search_inner(pipeline: Pipeline, space: Space, chosen: dict[str, Value], num
         UserError, Diverged: as `measure`.
     """
     objective = space.file.objective
-    sampler = SpaceSampler({n: space.file.parameters[n] for n in space.inner}, space.file.budget.seed + number)
-    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study = optuna.create_study(direction="maximize", sampler=tpe(space.file.budget.seed + number))
     for point in space.inner_points(chosen):
         study.enqueue_trial(point)
     tried: list[dict[str, Any]] = []
@@ -73,10 +72,15 @@ def search_inner(pipeline: Pipeline, space: Space, chosen: dict[str, Value], num
             metrics = {k: v for k, v in result.metrics.items() if k.startswith(objective.metric)}
             entry = {"values": values, "value": result.metrics[objective.metric], "metrics": metrics}
             if not tried:  # shown beside the best
-                entry |= {"iou": result.iou, "maps": str(later.output("maps", later.config.data.select))}
+                entry |= {"iou": result.iou, "maps": maps_of(later)}
             tried.append(entry)
         study.tell(trial, entry["value"])
     return tried
+
+
+def maps_of(pipeline: Pipeline) -> str:
+    """Folder of the maps of the select split."""
+    return str(pipeline.output("maps", pipeline.config.data.select))
 
 
 def run_trial(sample: dict[str, Any], *, job: Job) -> None:
@@ -90,29 +94,26 @@ def run_trial(sample: dict[str, Any], *, job: Job) -> None:
     torch.set_num_threads(1)
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, chosen, objective = job.space, json.loads(sample["changes"]), job.space.file.objective
-    if objective.is_plugin:  # the space file of the user's own command names it
-        plugins.allow(objective.metric)
+    allow_named(space.file.model_dump(mode="json"))  # the space file of the user's own command names it
     config = space.config(chosen)
-    last = {"epoch": 0}
+    epoch = 0
 
     def on_epoch(metrics: dict[str, float], state: dict[str, Any]) -> None:
-        last["epoch"] = int(metrics["epoch"])
-        split = preview_split(pipeline, objective) if last["epoch"] in space.rungs(config) else None
-        if split is not None:
-            value = preview(pipeline, objective, state, split)
-            ray.tune.report({"objective": value, "epoch": last["epoch"], "history": json.dumps(state["history"])})
+        nonlocal epoch
+        epoch = int(metrics["epoch"])
+        value = preview(pipeline, objective, state) if epoch in space.rungs(config) else None
+        if value is not None:
+            ray.tune.report({"objective": value, "epoch": epoch, "history": json.dumps(state["history"])})
 
     try:
-        if job.workers == 1:
-            engine: Engine = LocalEngine(1, on_epoch, hang_guard)
-        else:
+        engine: Engine = LocalEngine(1, on_epoch, hang_guard)
+        if job.workers > 1:
             gpus = job.gpus / job.workers
             engine = RayEngine(job.workers, job.results, beside=job.at_once, gpus=gpus, in_trial=True)
         pipeline = Pipeline(config, open_store(job.store), engine)
-        tried = search_inner(pipeline, space, chosen, sample["number"])
-        report = finished(pipeline, space, chosen, tried)
+        report = finished(pipeline, space, chosen, search_inner(pipeline, space, chosen, sample["number"]))
     except (Diverged, UserError) as error:
-        report = {"objective": float("nan"), "epoch": last["epoch"], "failed": str(error)}
+        report = {"objective": float("nan"), "epoch": epoch, "failed": str(error)}
     ray.tune.report(report)
 
 
@@ -132,7 +133,7 @@ def finished(pipeline: Pipeline, space: Space, chosen: dict[str, Value], tried: 
         "supervision": result.supervision,
         "iou": result.iou,
         "history": read_history(pipeline.output("classifier")),
-        "maps": str(later.output("maps", later.config.data.select)),
+        "maps": maps_of(later),
     }
     epochs = pipeline.config.classifier.epochs
     return {"objective": best["value"], "epoch": epochs, "complete": True, "attributes": json.dumps(attributes)}

@@ -56,8 +56,8 @@ def masks_seen(supervision: dict[str, str]) -> dict[str, str]:
 class Tracker:
     """Writes runs: `start`, then `log` while the work goes on, then `finish` with the results (or `end` without any).
 
-    A run has a key, which is looked up before a run is made, so that no run is made twice; and what a run holds already
-    is not written again. So a command that was killed catches up by the same calls.
+    A run has a key, so that no run is made twice, and what it holds is not written again: a command that was killed
+    catches up by the same calls.
 
     Args:
         uri: tracking server or database; it and the experiment are made here, before anything else writes.
@@ -92,25 +92,16 @@ class Tracker:
 
     def all(self, condition: str) -> list[Run]:
         """Every run that meets a condition in MLflow's language."""
-        runs: list[Run] = []
-        token = None
-        while True:
-            page = self.client.search_runs([self.experiment], condition, max_results=1000, page_token=token)
+        page = self.client.search_runs([self.experiment], condition, max_results=1000)
+        runs = list(page)
+        while page.token:
+            page = self.client.search_runs([self.experiment], condition, max_results=1000, page_token=page.token)
             runs += page
-            token = page.token
-            if not token:
-                return runs
+        return runs
 
     def start(self, key: str, name: str, tags: dict[str, str], parent: str | None = None, *, new: bool = False) -> str:
-        """The id of the run with a key, made where there is none. It runs again, unless it holds its results.
-
-        Args:
-            key: names the run in all commands.
-            name: for people.
-            tags: of a run that is made.
-            parent: id of the run above it.
-            new: the caller has looked, and no run has the key.
-        """
+        """The id of the run with a key, made under a parent (by its id) where none exists. It runs again, unless it
+        holds its results. With `new` the caller has looked, and no run has the key."""
         run = None if new else self.find(key)
         if run is None:
             tags = {KEY: key, MLFLOW_RUN_NAME: name, **tags} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
@@ -141,11 +132,10 @@ class Tracker:
         now = int(time.time() * 1000)
         points = [Metric(name, value, now, 0) for name, value in (metrics or {}).items() if math.isfinite(value)]
         last = self._last_epoch(run) if history else 0
-        for entry in history:
-            step = int(entry["epoch"])
-            names = [name for name, value in entry.items() if name != "epoch" and math.isfinite(value)]
-            points += [Metric(f"train/{name}", entry[name], now, step) for name in names if step > last]
-            self._epochs[run] = max(self._epochs[run], step)
+        for entry in (entry for entry in history if entry["epoch"] > last):
+            step = self._epochs[run] = int(entry["epoch"])
+            numbers = {name: value for name, value in entry.items() if name != "epoch" and math.isfinite(value)}
+            points += [Metric(f"train/{name}", value, now, step) for name, value in numbers.items()]
         parameters = [Param(name, str(value)[:LIMIT]) for name, value in (params or {}).items()]
         labels = [RunTag(name, value) for name, value in (tags or {}).items()]
         for start in range(0, max(1, len(points)), BATCH):
@@ -170,11 +160,8 @@ class Tracker:
         tags: dict[str, str] | None = None,
         failed: str = "",
     ) -> None:
-        """End a run and write the results that it lacks, as `log` does; a run that has them all stays as it is.
-
-        Args:
-            failed: why the run failed; empty: it did not.
-        """
+        """End a run and write the results that it lacks, as `log` does; `failed` says why it has none. A run that has
+        them all stays as it is."""
         existing = self.client.get_run(run)
         before, status = existing.data, "FAILED" if failed else "FINISHED"
         numbers = {name: value for name, value in (metrics or {}).items() if math.isfinite(value)}
@@ -191,13 +178,12 @@ class Tracker:
         self.client.set_terminated(run, "FAILED" if failed else "FINISHED")
 
     def best(self, search: str, trial: int, values: dict[str, Any], numbers: dict[str, Any]) -> None:
-        """Write the best trial of a search to the search's own run, so that MLflow compares two studies under the names
-        that their trials have. Settings are tags, since a parameter can't change when the search goes on.
+        """Write the best trial of a search to the search's own run (by its id), by which MLflow compares two studies.
 
         Args:
             search: id of the search's run.
             trial: number of the best trial.
-            values: its settings that varied.
+            values: its settings that varied; tags, since a parameter can't change when the search goes on.
             numbers: `metrics` and `supervision` of its final run, or without a final of the trial itself.
         """
         tags = {"sfc.best": str(trial), **{f"best.{name}": str(value)[:LIMIT] for name, value in values.items()}}

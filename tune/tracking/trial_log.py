@@ -19,7 +19,7 @@ from sfc import plots
 from sfc.data import Dataset
 from sfc.runtime.store import Store
 from tune.space.space_file import Space
-from tune.study.study import name_of, values_of
+from tune.study.study import values_of
 from tune.tracking.tracker import LOGGED, Tracker, masks_seen
 
 FIGURE_IMAGES = 4
@@ -28,8 +28,7 @@ FIGURE_IMAGES = 4
 class TrialLogger(Callback):
     """Tune's callback that keeps one MLflow run a trial, and one below it for each inner trial.
 
-    The results of a finished trial are read from the study, so that a run which a killed driver left unfinished can be
-    finished later (`catch_up`).
+    Results come from the study, so that `catch_up` finishes the runs which a killed driver left unfinished.
 
     Args:
         tracker: writes.
@@ -56,15 +55,15 @@ class TrialLogger(Callback):
 
     def _existing(self) -> dict[int, Run]:
         """The runs that MLflow has now of the study's trials, by number."""
-        condition = f"tags.`sfc.study` = '{name_of(self.study)}' and tags.`sfc.kind` = 'trial'"
+        condition = f"tags.`sfc.study` = '{self.study.study_name}' and tags.`sfc.kind` = 'trial'"
         return {int(run.data.tags["sfc.trial"]): run for run in self.tracker.all(condition)}
 
     def _start(self, number: int, inner: int | None = None, parent: str = "") -> str:
         """The id of the run of a trial, or of one of its inner trials."""
-        study, kind = name_of(self.study), "trial" if inner is None else "inner"
-        key, name = f"{study}/{number}", f"trial {number:03d}"
+        study = self.study.study_name
+        kind, key, name = "trial", f"{study}/{number}", f"trial {number:03d}"
         if inner is not None:
-            key, name = f"{key}/{inner}", f"{name}.{inner:02d}"
+            kind, key, name = "inner", f"{key}/{inner}", f"{name}.{inner:02d}"
         return self.tracker.start(
             key,
             f"{name} {study}",  # tables cut names at their end
@@ -78,11 +77,6 @@ class TrialLogger(Callback):
         while self.waiting and self.waiting[0].done():
             self.waiting.popleft().result()
         self.waiting.append(self.writer.submit(write, *arguments))
-
-    def wait(self) -> None:
-        """Return when all is written; raises what a write raised."""
-        while self.waiting:
-            self.waiting.popleft().result()
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         self._later(self._begin, trial.trial_id, trial.config)
@@ -117,17 +111,15 @@ class TrialLogger(Callback):
         """Write the results of a finished trial from the study; its own run is marked last."""
         self._inner(trial, run)
         self._figures(trial, run)
-        results, reason = trial.user_attrs, ""
-        if trial.state == TrialState.FAIL:
-            reason = results.get("reason", "interrupted; the same settings were tried again")
-        seen = masks_seen(results.get("supervision", {})) if not reason else {}
+        results, failed = trial.user_attrs, trial.state == TrialState.FAIL
+        seen = {} if failed else masks_seen(results.get("supervision", {}))
         self.tracker.finish(
             run,
             params=values_of(trial),
             metrics={"epochs": float(results.get("epoch", 0)), **results.get("metrics", {})},
             history=results.get("history", []),
             tags={"sfc.complete": str(trial.state == TrialState.COMPLETE)} | seen,
-            failed=reason,
+            failed=results.get("reason", "interrupted; the same settings were tried again") if failed else "",
         )
 
     def _inner(self, trial: FrozenTrial, run: str) -> None:
@@ -144,13 +136,13 @@ class TrialLogger(Callback):
             return
         with tempfile.TemporaryDirectory() as name:
             section = self.space.config(values_of(trial)).pseudo
-            plots.maps_figure(Path(name, "maps.png"), self.data, self.pictured, maps, section)
+            plots.maps_grid(Path(name, "maps.png"), self.data, self.pictured, {"": (maps, section)})
             plots.curves(Path(name, "losses.png"), trial.user_attrs["history"])
             self.tracker.files(run, Path(name), "figures")
 
     def catch_up(self) -> None:
         """Finish the runs of trials that ended while no driver was running."""
-        self.wait()
+        self._wait()
         self.existing = self._existing()
         for trial in self.study.get_trials(deepcopy=False):
             run = self.existing.get(trial.number)
@@ -162,5 +154,10 @@ class TrialLogger(Callback):
 
     def finish(self) -> None:
         """Write the last and end."""
-        self.wait()
+        self._wait()
         self.writer.shutdown()
+
+    def _wait(self) -> None:
+        """Return when all is written; raises what a write raised."""
+        while self.waiting:
+            self.waiting.popleft().result()

@@ -21,11 +21,8 @@ def versions() -> dict[str, str]:
 
 
 def commit(root: Path) -> str | None:
-    """The commit of a checkout of this project, `-dirty` at its end where files differ from it.
-
-    None where the folder is not the top of a checkout of this project: an environment in somebody else's repository has
-    a commit too, but not of this code.
-    """
+    """The commit of a checkout of this project, `-dirty` at its end where files differ from it. None where the folder
+    is not the top of one: somebody else's repository around an environment has a commit too, but not of this code."""
     project = root / "pyproject.toml"
     if not (root / ".git").exists() or not project.is_file():
         return None

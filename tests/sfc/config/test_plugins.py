@@ -145,3 +145,17 @@ def test_a_module_without_source_has_no_digest() -> None:
 def test_the_module_is_light() -> None:
     code = "import sys, sfc.config.plugins; assert not {'torch', 'PIL', 'timm'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_data_section_that_was_pickled_lets_another_process_import_its_format() -> None:
+    """Ray sends configurations to processes that have read no file of the user's."""
+    config = sfc.config.files.load_config("synthetic.yaml", ["data.format=own_format_elsewhere:folder"])
+    code = (
+        "import pickle, sys; from sfc.config import plugins; from sfc.errors import UserError\n"
+        "path = pickle.loads(sys.stdin.buffer.read()).format\n"
+        "try: plugins.load(path)\n"
+        "except UserError as error: print(error)"
+    )
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, input=pickle.dumps(config.data), capture_output=True, check=True)
+    assert "there is no module own_format_elsewhere" in done.stdout.decode()

@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from sfc.config import SETTINGS_VERSION, Backbone, Config, NoOptions, SfcOptions
-from sfc.config.files import change_config, setting_names
-from sfc.config.values import absolute_paths, differing, flat, restrict
+from sfc.config.files import absolute, change_config, setting_names
+from sfc.config.values import differing, flat, restrict
 
 PINNED = Path(__file__).with_name("defaults.yaml")
 
@@ -87,7 +87,11 @@ def test_relative_paths_become_absolute(tmp_path: Path, monkeypatch: pytest.Monk
     config = change_config(
         Config(), {"data.root": "d", "backbone.weights": "w.pt", "segmentation.backbone.weights": "IMAGENET1K_V2"}
     )
-    assert absolute_paths(config) == {"data.root": str(tmp_path / "d"), "backbone.weights": str(tmp_path / "w.pt")}
+    assert differing(absolute(config)) == {
+        "data": {"root": str(tmp_path / "d")},
+        "backbone": {"weights": str(tmp_path / "w.pt")},
+        "segmentation": {"backbone": {"weights": "IMAGENET1K_V2"}},
+    }
 
 
 def test_every_setting_has_a_name() -> None:

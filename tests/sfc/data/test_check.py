@@ -41,7 +41,7 @@ def test_masks_with_other_values_and_classes_without_an_image_are_listed(voc: Vo
     masks = {"a": np.full((4, 4), 9, np.uint8), "b": np.full((4, 4), 255, np.uint8)}
     root = voc(images, masks=masks, csv={"a": "cat", "b": ""}, splits={"train": ["a", "b"], "val": ["b"]})
     assert check_data(open_folder(root), SECTION).problems == [
-        "a: mask values [9] stand for no class",
+        "a: ./SegmentationClass/a.png: values [9] stand for no class",
         "split train: no image of the class dog",
     ]
 

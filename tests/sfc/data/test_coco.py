@@ -12,8 +12,8 @@ import pytest
 
 from sfc.config import Data
 from sfc.data import open_dataset
-from sfc.data.check import PublishedCounts
-from sfc.data.coco import PUBLISHED, CocoImage, prepare_coco, read_instances, render, verify_coco
+from sfc.data.check import PublishedCounts, compare
+from sfc.data.coco import PUBLISHED, CocoImage, prepare_coco, read_instances, render
 from sfc.data.images import VOID
 from sfc.errors import UserError
 from tests.sfc.data.conftest import SHAPE, box, runs
@@ -186,18 +186,18 @@ def test_images_that_are_missing_are_counted_and_named_and_may_come_later(coco_r
     root = coco_root()
     aside = (root / "train2017" / "000000000002.jpg").rename(root / "aside.jpg")
     folder = prepare_coco(root, 2017)
-    problems = verify_coco(folder, SMALL).problems
+    problems = compare(folder, SMALL).problems
     assert problems == [
         f"split {split}: 1 of {n} images are missing: 000000000002" for split, n in (("train", 2), ("train_all", 3))
     ]
     with pytest.raises(UserError, match="1 of 2 images of the split train"):
         open_dataset(Data(format="coco17", root=str(root), select="train")).split("train")
     aside.rename(root / "train2017" / "000000000002.jpg")
-    assert prepare_coco(root, 2017) == folder and verify_coco(folder, SMALL).problems == []
+    assert prepare_coco(root, 2017) == folder and compare(folder, SMALL).problems == []
 
 
 def test_every_difference_is_listed(coco_root: Root) -> None:
-    problems = verify_coco(prepare_coco(coco_root(), 2017), PUBLISHED[2017]).problems
+    problems = compare(prepare_coco(coco_root(), 2017), PUBLISHED[2017]).problems
     assert problems == [
         "3 classes, published: 80",
         "split train: 2 images, published: 117,266",
@@ -237,7 +237,7 @@ def test_an_interrupted_preparation_goes_on_with_the_masks_that_are_missing(coco
     (partial / "image_labels.csv").write_text("half")
     assert prepare_coco(root, 2017) == folder and not partial.exists()
     assert (folder / "SegmentationClass" / kept.name).stat().st_mtime_ns == stamp
-    assert verify_coco(folder, SMALL).problems == []
+    assert compare(folder, SMALL).problems == []
 
 
 def test_what_other_annotations_left_half_done_is_replaced(coco_root: Root) -> None:

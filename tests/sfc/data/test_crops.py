@@ -11,7 +11,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from sfc.data import Dataset
-from sfc.data.crops import Crops, make_crop, normalise
+from sfc.data.crops import Augmentation, Crops, make_crop, normalise
 from sfc.data.dataset import open_folder
 from sfc.method.image_bank import BLANK, Recipe
 
@@ -26,7 +26,8 @@ def bright(height: int, width: int) -> Image.Image:
 def crops(tiny: Dataset):
     def build(**options) -> Crops:
         kind = {"crop": 48, "flip": False, "seed": 3} | options
-        return Crops(tiny, tiny.split("train"), **kind)
+        rest = {key: kind.pop(key) for key in ("seed", "masks") if key in kind}
+        return Crops(tiny, tiny.split("train"), Augmentation(**kind), **rest)
 
     return build
 
@@ -143,6 +144,6 @@ def test_normalised_images_are_zero_outside_their_box() -> None:
 def test_images_of_one_pixel_are_cropped_at_any_scale(voc, tmp_path: Path) -> None:
     data = open_folder(voc({"a": np.full((1, 1, 3), 9, np.uint8)}, csv={"a": "cat"}))
     for options in ({"resize": (0.1, 0.5)}, {"resize_long": (32, 40)}, {}):
-        crop = Crops(data, data.split("train"), crop=32, flip=True, seed=0, **options)[Recipe(0, 0)]
+        crop = Crops(data, data.split("train"), Augmentation(32, flip=True, **options), seed=0)[Recipe(0, 0)]
         top, bottom, left, right = crop.box.tolist()
         assert bottom > top and right > left and (crop.image[:, top:bottom, left:right] == 9).all()

@@ -139,5 +139,5 @@ def test_a_format_that_nobody_allowed_is_not_imported(own_format: Path) -> None:
 
 @pytest.mark.parametrize("name", ["foldr", "", "own_npz", "own_npz:", "a/b:c", "own_npz:a.b"])
 def test_an_unknown_format_is_refused_with_the_known_ones(name: str) -> None:
-    with pytest.raises(UserError, match="synthetic, folder, voc, coco14, coco17, or module:function"):
+    with pytest.raises(UserError, match="synthetic, folder, voc, coco14, coco17 or module:function"):
         build_config({"data": {"format": name}})

@@ -92,7 +92,7 @@ def test_every_form_of_a_published_checkpoint_is_read(
     found = reference.read_checkpoint(tmp_path / "c.pth", "x")
     assert found.kind == kind and found.classes == (CLASSES if kind == "sfc" else None)
     assert found.state.keys() == {our_name(name, kind) for name in state}
-    reference.check_fit(found, reference.published_network(found), tmp_path, "x")
+    reference.check_network(found, reference.network_for(found), tmp_path, "x")
 
 
 def test_every_name_is_read_as_ours(published: tuple[str, dict[str, Tensor]]) -> None:

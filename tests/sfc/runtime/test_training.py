@@ -12,7 +12,7 @@ from torch import nn
 
 from sfc.config import Backbone, Classifier, Config, SfcOptions, Training
 from sfc.data import Dataset
-from sfc.data.crops import Crop, Crops
+from sfc.data.crops import Augmentation, Crop, Crops
 from sfc.errors import Diverged
 from sfc.method.image_bank import Recipe
 from sfc.runtime.engine import LocalEngine
@@ -147,7 +147,7 @@ class Probe(nn.Module):
 
 
 def probe(model: Probe, data: Dataset, folder: Path, **changes: Any) -> list[dict[str, float]]:
-    crops = Crops(data, data.split("train"), crop=32, flip=False, seed=0)
+    crops = Crops(data, data.split("train"), Augmentation(32, flip=False), seed=0)
     seed, epochs = changes.pop("seed", 0), changes.pop("epochs", 2)
     options = {"momentum": 0.0, "weight_decay": 0.0, "clip": 1e9, "power": 0.9, "precision": "fp32"} | changes
     batches = Batches(crops, lambda epoch: [[Recipe(0, epoch), Recipe(1, epoch)]] * 2, epochs)

@@ -9,7 +9,7 @@ from torch.utils.data import default_collate
 
 from sfc.config import Backbone, Classifier, SfcOptions
 from sfc.data import Dataset
-from sfc.data.crops import Crop, Crops
+from sfc.data.crops import Augmentation, Crop, Crops
 from sfc.method.build import build_method
 from sfc.method.image_bank import BLANK, Recipe
 from sfc.method.protocol import TrainingSet
@@ -20,7 +20,7 @@ WEIGHTS = torch.tensor([0.5, 0.7, 1.2, 1.6])
 
 @pytest.fixture
 def batch(tiny: Dataset) -> Crop:
-    crops = Crops(tiny, tiny.split("train"), crop=40, flip=False, seed=0)
+    crops = Crops(tiny, tiny.split("train"), Augmentation(40, flip=False), seed=0)
     return default_collate([crops[Recipe(i, 0)] for i in range(4)])
 
 
@@ -80,7 +80,7 @@ def test_distribution_weights_reach_both_consistency_losses(step, batch: Crop) -
 
 
 def test_a_blank_image_of_the_bank_gives_numbers(step, tiny: Dataset) -> None:
-    crops = Crops(tiny, tiny.split("train"), crop=40, flip=False, seed=0)
+    crops = Crops(tiny, tiny.split("train"), Augmentation(40, flip=False), seed=0)
     model = step()
     losses = model(default_collate([crops[BLANK], crops[Recipe(0, 0)]]), 0.0)
     losses["total"].backward()

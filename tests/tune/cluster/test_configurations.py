@@ -2,12 +2,15 @@
 
 from pathlib import Path
 
+import pytest
+
 from sfc.config import Config
 from sfc.config.files import absolute, change_config, load_config
 from sfc.pipeline import Until
 from sfc.runtime.engine import LocalEngine
 from tests.tune.conftest import TINY
-from tune.cluster.configurations import Goal, Run, run_config
+from tune.cluster.configurations import Goal, Run, run_all, run_config
+from tune.options import ClusterOptions
 
 
 def tiny(folder: Path) -> Config:
@@ -47,3 +50,12 @@ def test_the_threshold_is_chosen_by_the_select_masks_and_that_is_said(tmp_path: 
 def test_a_divergence_is_a_result(tmp_path: Path) -> None:
     found = run(change_config(tiny(tmp_path), {"classifier.lr": 1e30}), tmp_path / "store")
     assert "not finite" in found["failed"] and "metrics" not in found
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nodes")
+def test_one_configuration_asks_for_no_more_than_a_node_has(tmp_path: Path) -> None:
+    """Two nodes with a core each: a task that asked for both cores would wait for ever."""
+    cluster = ClusterOptions(tmp_path, tmp_path / "store")
+    [(position, numbers)] = run_all([tiny(tmp_path)], cluster, Goal(sweep=True, until="seed"))
+    assert position == 0 and numbers["metrics"]["seed/best_miou"] > 0

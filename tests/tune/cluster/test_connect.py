@@ -64,7 +64,7 @@ def test_too_few_gpus_are_said_before_a_trial_starts(head: Head, tmp_path: Path)
 
 def ask(address: str | None, **environment: str) -> tuple[int, str]:
     """Connect in a process of its own: exit code and error output."""
-    code = "from sfc.__main__ import guarded; from tune.cluster.connect import connect\n"
+    code = "from sfc.terminal import guarded; from tune.cluster.connect import connect\n"
     code += f"exit(guarded(lambda: connect({address!r})))"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, env=environment or None, capture_output=True, text=True, timeout=120
@@ -131,7 +131,7 @@ def test_little_is_uploaded(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nodes_that_lack_something_are_named(nodes: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ids = [node["NodeID"][:8] for node in ray.nodes()]
+    ids = [node["NodeID"][:8] for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU")]
     check_nodes([str(tmp_path)])
     with pytest.raises(UserError, match=r"docs/cluster\.md") as error:
         check_nodes([str(tmp_path), str(tmp_path / "nowhere")])

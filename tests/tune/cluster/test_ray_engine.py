@@ -167,6 +167,17 @@ def test_a_training_and_a_crf_that_lose_a_node_end_as_if_nothing_had_happened(
     assert np.mean(same) > 0.99
 
 
+def leave_rank(context: Context) -> None:
+    (context.folder / f"rank{context.rank}").touch()
+
+
+@pytest.mark.slow
+def test_a_worker_asks_for_no_more_than_a_node_has(nodes: Cluster, tmp_path: Path) -> None:
+    """Two nodes with a core each: a worker that asked for both cores would wait for ever."""
+    RayEngine(1, tmp_path).train(leave_rank, folder=tmp_path)
+    assert (tmp_path / "rank0").exists()
+
+
 def diverge(context: Context, starts: Path) -> None:
     (starts / f"{context.rank}-{uuid.uuid4().hex}").touch()
     raise Diverged("the loss is not finite")

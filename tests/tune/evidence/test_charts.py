@@ -112,7 +112,7 @@ def test_rows_of_maps_are_as_high_as_their_images(voc: Any, tmp_path: Path, size
     data: Dataset = open_dataset(Data(format="folder", root=str(root)))
     for name in "ab":
         maps = torch.rand(2, size[0] // 8, size[1] // 8)
-        save_maps(tmp_path / f"{name}.npz", np.array([0, 1]), size, [(maps, maps)])
+        save_maps(tmp_path / f"{name}.npz", np.array([0, 1]), size, [{"classifier": maps, "prototype": maps}])
     source = charts.maps(data, ["a", "b"], {"published": (tmp_path, Pseudo()), "best": (tmp_path, Pseudo())})
     picture = Image.open(io.BytesIO(base64.b64decode(source.split(",")[1])))
     expected = (2 * size[0] / size[1] * 1.7 + 0.3) / (6 * 1.7)  # two rows of six columns, and the titles

@@ -26,11 +26,11 @@ from optuna.trial import TrialState
 from sfc.data import Dataset
 from sfc.runtime.store import Store
 from tests.tune.conftest import SPACE
-from tune.runs.ablation import track
 from tune.space.space_file import load_space
 from tune.study.study import complete, open_study, values_of
-from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings
+from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, masks_seen
 from tune.tracking.trial_log import TrialLogger
+from tune.tracking.versions import versions
 
 pytestmark = pytest.mark.slow
 
@@ -118,7 +118,12 @@ def runs(address: str, tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) 
                 "supervision": {"val/miou": "held-out masks"},
             }
             params = {"arm": arm, "seed": seed, "pseudo.fusion": fusion}
-            track(tracker, parent, f"ablation/small/{arm}/{seed}", "small", run, params)
+            tags = {"sfc.kind": "arm", "sfc.arm": arm, "sfc.seed": str(seed)}
+            name = f"{arm} seed {seed} small"
+            tracked = tracker.start(f"ablation/small/{arm}/{seed}", name, tags, parent)
+            tracker.finish(
+                tracked, params=params, metrics=run["metrics"], tags=versions() | masks_seen(run["supervision"])
+            )
     tracker.end(parent)
     found: dict[str, list[Run]] = {}
     client = MlflowClient(address)
