@@ -20,7 +20,7 @@ from sfc.runtime.engine import LocalEngine
 from tune import search
 from tune.cluster.configurations import Goal, run_config
 from tune.space.space_file import SPACES
-from tune.study.study import best_config, complete, in_time, load_study
+from tune.study.study import best_config, complete, load_study
 
 TRIALS = {"staged": 12, "flat": 30}
 
@@ -44,9 +44,7 @@ def run(folder: Path, kind: str, seed: int) -> tuple[list[tuple[float, float]], 
     search.search(options, Console(quiet=True), final=False)
     study = load_study(kind, results)
     begin = min(t.user_attrs["started"] for t in study.trials if "started" in t.user_attrs)
-    ended = [
-        (t.user_attrs["started"] + t.user_attrs["seconds"] - begin, t.value or 0.0) for t in in_time(complete(study))
-    ]
+    ended = sorted((t.user_attrs["started"] + t.user_attrs["seconds"] - begin, t.value or 0.0) for t in complete(study))
     best = np.maximum.accumulate([value for _, value in ended])
     numbers = run_config(best_config(study), results / "store", LocalEngine(1), Goal(sweep=False, until="seed"))
     return [(at, float(value)) for (at, _), value in zip(ended, best, strict=True)], numbers["metrics"]["seed_val/miou"]

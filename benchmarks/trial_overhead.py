@@ -38,7 +38,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "space.yaml").write_text(SPACE % TRIALS)
-        ray.init(num_cpus=1, include_dashboard=False, object_store_memory=OBJECT_STORE, log_to_driver=False)
+        ray.init("local", num_cpus=1, include_dashboard=False, object_store_memory=OBJECT_STORE, log_to_driver=False)
         words = ["--space", str(folder / "space.yaml"), "--study", "s", "--results", str(folder / "results")]
         options = search.parser().parse_intermixed_args([*words, *SETTINGS])
         options.words = words
