@@ -60,7 +60,7 @@ class Row(NamedTuple):
     needed: int
     """Outputs that are still to be made."""
     seconds: float | None
-    """Of those that are needed, on one device; None: the store has none to go by."""
+    """Time for those that are needed, on one device; None: the store has none to go by."""
     bytes: float | None
     """Disk space of those that are needed; None: the store has none to go by."""
     basis: int
