@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,12 @@ from sfc.data.images import write_mask
 torch.set_num_threads(1)
 
 TINY = Synthetic(size=32, groups=2, train=12, select=4, val=4)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with most slow tests come first, so that no worker is left alone with one at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session")
