@@ -17,7 +17,7 @@ from sfc.runtime.engine import Engine, default_device, numerics
 from sfc.runtime.foreign_maps import read_foreign
 from sfc.runtime.inference import image_batches, load_method
 from sfc.runtime.map_files import kept_channels, save_maps
-from sfc.stages.spec import Spec, Work
+from sfc.stages.spec import METHOD, Spec, Work
 
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
@@ -75,6 +75,6 @@ def run(work: Work, engine: Engine) -> None:
 SPEC = Spec(
     version=2,
     run=run,
-    reads=lambda config: ("cam", "backbone", "classifier.method", "classifier.options"),
+    reads=lambda config: ("cam", *METHOD),
     inputs=lambda config: ("classifier",),
 )

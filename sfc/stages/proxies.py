@@ -18,7 +18,7 @@ from sfc.runtime.inference import image_batches, load_method
 from sfc.runtime.store import write_atomic
 from sfc.scoring.metrics import class_iou, confusion
 from sfc.scoring.tally import METRICS
-from sfc.stages.spec import Spec, Work
+from sfc.stages.spec import METHOD, Spec, Work
 
 CRF_IMAGES = 100
 """Images, from the split's first, that the CRF sees: it takes 0.35 s for one of VOC's."""
@@ -97,6 +97,6 @@ def run(work: Work, engine: Engine) -> None:
 SPEC = Spec(
     version=2,
     run=run,
-    reads=lambda config: (*RULE, "pseudo.crf", "cam.precision", "backbone", "classifier.method", "classifier.options"),
+    reads=lambda config: (*RULE, "pseudo.crf", "cam.precision", *METHOD),
     inputs=lambda config: ("classifier", "maps"),
 )

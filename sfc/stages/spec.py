@@ -20,6 +20,8 @@ from sfc.runtime.map_files import ImageMaps, load_maps
 
 LABELS, PREDICTIONS = "labels", "predictions"
 """Folders of label maps in the outputs of the stages labels (and affinity) and evaluation."""
+METHOD = ("backbone", "classifier.method", "classifier.options", "classifier.batch", "classifier.bank_images")
+"""Settings from which a trained method is built again; the last two are in its training set."""
 
 
 @dataclass(frozen=True)

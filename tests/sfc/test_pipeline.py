@@ -9,12 +9,13 @@ import pytest
 
 from sfc.config import Config
 from sfc.config.files import change_config, setting_names
-from sfc.config.values import differing, flat
+from sfc.config.values import differing, flat, restrict
 from sfc.data import Dataset
 from sfc.errors import UserError
 from sfc.pipeline import STAGES, Pipeline
 from sfc.runtime.engine import LocalEngine
 from sfc.runtime.store import Store
+from sfc.stages.spec import Work
 from tests.sfc.stages.conftest import SETTINGS
 
 
@@ -120,6 +121,13 @@ def test_a_stage_gets_the_settings_of_its_key_and_else_the_defaults(
     read = {name for name in flat(Config()) if any(name == r or name.startswith(f"{r}.") for r in spec.reads(config))}
     defaults = flat(Config())
     assert all(value == defaults[name] for name, value in flat(received["settings"]).items() if name not in read)
+
+
+def test_a_method_gets_the_same_training_set_in_every_stage(tiny: Dataset, tmp_path: Path) -> None:
+    split = tiny.split("train")
+    kept = (restrict(SETTINGS, STAGES[stage].reads(SETTINGS)) for stage in ("classifier", "maps", "proxies"))
+    first, *others = (Work(tmp_path, settings, {}, tiny, split, split).training_set() for settings in kept)
+    assert first.resampled == 12 // 4 * 2 * 3 / 4 and others == [first, first]
 
 
 def test_seeds_without_masks_are_refused(tiny: Dataset, tmp_path: Path, voc) -> None:

@@ -82,7 +82,7 @@ def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, li
         "space": space.file.model_dump(mode="json", by_alias=True),
         "identity": identity(space),  # last: without it a driver died while it made the study
     }.items():
-        if study.user_attrs.get(key) != value:
+        if key not in study.user_attrs or study.user_attrs[key] != value:
             study.set_user_attr(key, value)
     if lines and published(study) is None:  # perhaps its trial did not try the settings of later stages as edited
         queued = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))

@@ -53,6 +53,11 @@ def test_the_published_point_and_the_start_points_come_first_once(tmp_path: Path
     assert asked.inner_points(first) == [{"pseudo.fusion": 0.7}, {"pseudo.fusion": 0.1}]
 
 
+def test_a_study_whose_objective_needs_no_masks_names_no_split(tmp_path: Path) -> None:
+    study, _ = open_study("s", space(tmp_path, SPACE + "objective: {metric: proxy/crf_agreement}\n"), tmp_path)
+    assert study.user_attrs["split"] is None
+
+
 def test_trials_that_were_running_are_tried_again_once_and_a_finished_outcome_is_told(tmp_path: Path) -> None:
     asked = space(tmp_path)
     study, _ = open_study("s", asked, tmp_path)
