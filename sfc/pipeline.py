@@ -88,7 +88,7 @@ class Pipeline:
         """
         spec, config = STAGES[stage], self.config
         role = "val" if spec.split == "val" else "train"
-        name = split or str(getattr(config.data, role))
+        name = split if split and spec.split == "any" else str(getattr(config.data, role))
         if spec.needs_masks and not self.split(name).has_masks:
             raise UserError(f"the split {name} of {self.data.root} has no masks (or not one for each image)")
         inputs = {

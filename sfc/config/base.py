@@ -64,6 +64,9 @@ class Section(BaseModel):
         frozen=True, extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True
     )
 
+    def __hash__(self) -> int:  # also of options with lists, which a method of one's own may have
+        return hash(self.model_dump_json())
+
 
 def one_of(names: Collection[str], more: str, fits: Callable[[str], object]) -> AfterValidator:
     """A check that a text is one of some names or else `fits`, of which `more` is the form."""

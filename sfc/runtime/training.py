@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 
 from sfc.config import Training
 from sfc.data.crops import Crop, Crops
-from sfc.errors import Diverged
+from sfc.errors import Diverged, UserError
 from sfc.method.image_bank import Recipe
 from sfc.runtime.engine import CHECKPOINT, Context, Numerics, numerics
 
@@ -154,6 +154,8 @@ def fit(
         model.train()
         torch.manual_seed(seed * 1_000_003 + epoch * 1_009 + context.rank)
         shares = [batch[context.rank :: context.world_size] for batch in plan]
+        if not all(shares):
+            raise UserError(f"a batch of {min(map(len, plan))} images is too small for {context.world_size} workers")
         size = section.micro_batch or max(map(len, shares))
         pieces = [split_evenly(share, size) for share in shares]
         loader: DataLoader[Crop] = DataLoader(

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sfc.config import Backbone
+from sfc.config import Backbone, Config
 from sfc.data.crops import Crop, normalise
+from sfc.errors import UserError
 from sfc.method.build import build_method
 from sfc.method.image_bank import ImageBank, epoch_batches
 from sfc.method.protocol import Method
@@ -28,7 +29,10 @@ class Step(nn.Module):
     def forward(self, crop: Crop, progress: float) -> dict[str, Tensor]:
         """Losses by name; `crop.image` is uint8."""
         image = normalise(crop.image, crop.box, self.input.mean, self.input.std)
-        return self.method.step(crop._replace(image=image), progress)
+        losses = self.method.step(crop._replace(image=image), progress)
+        if "total" not in losses:
+            raise UserError(f"{type(self.method).__name__}.step gives no loss `total`; it has {', '.join(losses)}")
+        return losses
 
 
 def parameter_groups(method: Method, lr: float, head_lr: float) -> Groups:
@@ -76,10 +80,19 @@ def run(work: Work, engine: Engine) -> None:
     save(method, [], work.folder)
 
 
+def _reads(config: Config) -> tuple[str, ...]:
+    method = ("classifier.method", "classifier.options")
+    if config.classifier.method == "maps":
+        return method  # nothing is trained
+    if config.classifier.weights is not None:
+        return (*method, "classifier.weights", "backbone")
+    return ("classifier", "backbone", "seed")
+
+
 SPEC = Spec(
     version=2,
     run=run,
-    reads=lambda config: ("classifier", "backbone", "seed"),
+    reads=_reads,
     split="train",
     trains="classifier",
 )

@@ -5,13 +5,14 @@ Source: maps at inference of SFC, section "Implementation Details"; the file for
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sfc.config import Cam, MapsOptions
+from sfc.errors import UserError
 from sfc.method.protocol import Method
 from sfc.runtime.engine import Engine, default_device, numerics
 from sfc.runtime.foreign_maps import read_foreign
@@ -38,6 +39,18 @@ def infer(method: Method, image_N3HW: Tensor, section: Cam) -> list[dict[str, Te
     return maps
 
 
+def check_maps(maps: Mapping[str, Tensor], channels: int, method: str) -> None:
+    """Raise UserError where a method's maps of one scale are not as `Method.maps` says."""
+    if not maps:
+        raise UserError(f"classifier.method: {method} gives no map")
+    for name, values in maps.items():
+        if values.ndim != 4 or values.shape[1] != channels:
+            text = f"has the shape {tuple(values.shape)}, expected (N, {channels}, h, w) with the background first"
+            raise UserError(f"classifier.method: the map {name} of {method} {text}")
+        if not torch.isfinite(values.half()).all():
+            raise UserError(f"classifier.method: the map {name} of {method} has values that float16 can't hold")
+
+
 @torch.inference_mode()
 def _infer_shard(indices: Sequence[int], work: Work) -> None:
     """Write the maps of some images."""
@@ -48,6 +61,8 @@ def _infer_shard(indices: Sequence[int], work: Work) -> None:
     for group, image in image_batches(missing, work.data, split, settings.backbone, how.device):
         with how.autocast():
             scales = infer(method, image, settings.cam)
+        for maps in scales:
+            check_maps(maps, len(work.data.classes) + 1, settings.classifier.method)
         size = (image.shape[-2], image.shape[-1])
         for n, i in enumerate(group):
             keys = kept_channels(split.labels[i])

@@ -137,3 +137,20 @@ def test_seeds_without_masks_are_refused(tiny: Dataset, tmp_path: Path, voc) -> 
     pipeline.split = lambda name: bare
     with pytest.raises(UserError, match=r"the split train of .* has no masks"):
         pipeline.output("seeds")
+
+
+def test_a_network_that_is_taken_as_it_is_has_one_key_whatever_the_training(keys, tmp_path: Path) -> None:
+    weights = tmp_path / "w.pt"
+    weights.write_bytes(b"")
+    taken = keys(classifier__weights=str(weights))
+    again = keys(classifier__weights=str(weights), classifier__epochs=3, classifier__lr=0.3)
+    assert taken["classifier"] == again["classifier"]
+
+
+def test_a_stage_of_one_split_ignores_another(keys, tiny: Dataset, tmp_path: Path) -> None:
+    store = Ledger(tmp_path / "store")
+    store.asked = {}
+    config = change_config(SETTINGS, {"data.format": "folder", "data.root": str(tiny.root)})
+    pipeline = Pipeline(config, store, LocalEngine(1))
+    assert pipeline.output("classifier", "val") == pipeline.output("classifier")
+    assert pipeline.output("maps", "val") != pipeline.output("maps")

@@ -86,7 +86,8 @@ def measured(store: Store, stage: str) -> list[tuple[float, float]]:
     costs = []
     for path in sorted((store.root / stage).glob(f"*/{MANIFEST}")):
         manifest = store.manifest(path.parent)
-        if {"seconds", "bytes", "images"} <= manifest.keys() and manifest.get("device") == str(default_device()):
+        complete = {"seconds", "bytes", "images"} <= manifest.keys() and manifest["bytes"] > 0  # 0: nothing was made
+        if complete and manifest.get("device") == str(default_device()):
             size = manifest["bytes"] / (1 if stage in TRAINED else manifest["images"])
             costs.append((manifest["seconds"] / units(stage, manifest), size))
     return costs

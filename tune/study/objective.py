@@ -25,6 +25,9 @@ def measure(pipeline: Pipeline, objective: Objective) -> Result:
     metric = objective.metric
     if not objective.is_plugin:
         pipeline.measure(result, prefix_of(metric))
+        if metric not in result.metrics:
+            method = pipeline.config.classifier.method
+            raise UserError(f"the objective {metric} can't be measured of the method {method}: it has no such number")
         return result
     try:
         value = float(plugins.load(metric)(pipeline))

@@ -40,8 +40,9 @@ def identity(space: Space) -> dict[str, Any]:
     base = differing(space.base)
     base.get("data", {}).pop("root", None)
     objective = space.file.objective
-    source = {"source": plugins.source_digest(objective.metric)} if objective.is_plugin else {}
-    return {"version": SETTINGS_VERSION, "objective": differing(objective) | source, "base": base}
+    named = {"objective.metric": objective.metric, "classifier.method": space.base.classifier.method}
+    sources = {name: plugins.source_digest(path) for name, path in named.items() if plugins.is_path(path)}
+    return {"version": SETTINGS_VERSION, "objective": differing(objective), "base": base, "sources": sources}
 
 
 def default_name(space: Space, stem: str) -> str:
@@ -123,8 +124,9 @@ def _check(study: optuna.Study, space: Space) -> list[str]:
         )
 
     def meaning(base: Config, objective: Objective, part: dict[str, Any]) -> dict[str, Any]:
-        searched = {"source": part["objective"].get("source", "")} | flat(objective)
-        return {f"objective.{k}": v for k, v in searched.items()} | flat(base) | {"data.root": ""}
+        searched = {f"objective.{name}": value for name, value in flat(objective).items()}
+        sources = {f"source of {name}": digest for name, digest in part.get("sources", {}).items()}
+        return searched | sources | flat(base) | {"data.root": ""}
 
     changes = differences(meaning(base, file.objective, kept), meaning(space.base, space.file.objective, now))
     if changes:

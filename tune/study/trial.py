@@ -11,6 +11,7 @@ import optuna
 import ray.tune
 import torch
 
+from sfc.config import plugins
 from sfc.config.files import allow_named
 from sfc.errors import Diverged, UserError
 from sfc.pipeline import Pipeline
@@ -114,6 +115,11 @@ def run_trial(sample: dict[str, Any], *, job: Job) -> None:
         report = finished(pipeline, space, chosen, search_inner(pipeline, space, chosen, sample["number"]))
     except (Diverged, UserError) as error:
         report = {"objective": float("nan"), "epoch": epoch, "failed": str(error)}
+    except Exception as error:
+        if not plugins.is_path(config.classifier.method):
+            raise
+        failed = f"the method {config.classifier.method} failed: {plugins.last_line(error)}"
+        report = {"objective": float("nan"), "epoch": epoch, "failed": failed}
     ray.tune.report(report)
 
 

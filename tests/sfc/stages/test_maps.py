@@ -10,6 +10,7 @@ import torch
 
 from sfc.config import Backbone, Cam, Classifier
 from sfc.data.dataset import open_folder
+from sfc.errors import UserError
 from sfc.method.build import build_method
 from sfc.method.protocol import Method, TrainingSet
 from sfc.runtime.map_files import load_maps
@@ -92,3 +93,18 @@ def test_a_map_for_each_scale_at_its_size(net: Method) -> None:
 )
 def test_sizes_are_rounded_half_to_even(size: tuple[int, int], scale: float, scaled: tuple[int, int]) -> None:
     assert cam.scaled_size(size, scale) == scaled
+
+
+@pytest.mark.parametrize(
+    ("maps", "words"),
+    [
+        ({}, "own:M gives no map"),
+        ({"a": torch.ones(1, 3, 2, 2)}, r"the map a of own:M has the shape \(1, 3, 2, 2\), expected \(N, 4, h, w\)"),
+        ({"a": torch.full((1, 4, 2, 2), 1e5)}, "float16 can't hold"),
+        ({"a": torch.full((1, 4, 2, 2), float("nan"))}, "float16 can't hold"),
+    ],
+)
+def test_maps_that_are_not_as_promised_are_refused_by_name(maps: dict[str, torch.Tensor], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        cam.check_maps(maps, 4, "own:M")
+    cam.check_maps({"a": torch.ones(1, 4, 2, 2)}, 4, "own:M")
