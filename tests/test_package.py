@@ -33,7 +33,7 @@ DISTRIBUTIONS = {
 """Distributions by the name that is imported, where the two differ."""
 INDIRECT = {"tabulate"}
 """Distributions that another one imports when it is asked to: pandas, to write Markdown."""
-TOOLS = {"hatchling", "mypy", "pytest-xdist", "ruff", "types-pyyaml"}
+TOOLS = {"hatchling", "mypy", "pandas-stubs", "pytest-xdist", "ruff", "types-pyyaml"}
 """Distributions that are run and not imported."""
 
 

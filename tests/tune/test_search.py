@@ -250,7 +250,7 @@ def test_an_objective_of_ones_own_searches_and_chooses(tmp_path: Path) -> None:
     (tmp_path / "own_metric.py").write_text("def low_weight(pipeline):\n    return 0.0\n")
     process = search(tmp_path, space)
     output = finish(process)
-    assert process.returncode == 2 and "searches something else: objective.source" in output
+    assert process.returncode == 2 and "searches something else: source of objective.metric" in output
 
 
 def test_no_second_driver_runs_a_study(tmp_path: Path, space_file: Path) -> None:
