@@ -1,9 +1,8 @@
-"""Class activation maps as functions of tensors: classifier map, pixel correlation, prototype map, fusion.
+"""Class activation maps as functions of tensors: classifier map, prototype map, fusion.
 
-Sources: SFC, AAAI 2024, section "Methodology"; pixel correlation after SEAM (Wang et al., CVPR 2020), hierarchical
-prototypes after SIPE (Chen et al., CVPR 2022). Suffixes: N images, C classes, K = C + 1 channels (background first),
-D features, h x w the map's size. Everything is float32 whatever the network's precision, but for the one large product
-F^T F, whose terms autocast may round.
+Sources: SFC, AAAI 2024, section "Methodology"; hierarchical prototypes after SIPE (Chen et al., CVPR 2022). Suffixes: N
+images, C classes, K = C + 1 channels (background first), D features, h x w the map's size. Everything is float32 whatever
+the network's precision.
 """
 
 from __future__ import annotations
@@ -84,32 +83,6 @@ def classifier_map(logits_NChw: Tensor, valid_NKhw: Tensor | None = None) -> Ten
     background = 1 - foreground.amax(dim=1, keepdim=True)
     cam = torch.cat([background, foreground], dim=1)
     return cam if valid_NKhw is None else cam * valid_NKhw
-
-
-def pixel_correlation(cam_NKhw: Tensor, feature_NDhw: Tensor) -> Tensor:
-    """Spread a map over similar pixels: m A A, with A = relu(F^T F), each column over its sum + 1e-5.
-
-    The norms are read off the diagonal of F^T F, so no normalised copy of the feature is held; the column sums divide
-    the small products m A instead of the (hw)^2 matrix.
-
-    Args:
-        cam_NKhw: a map with its background.
-        feature_NDhw: output of the `f9` head at the same size.
-
-    Returns:
-        (N, K, h, w) float32; gradients flow into both arguments.
-    """
-    feature = feature_NDhw.flatten(2)
-    product = feature.transpose(1, 2) @ feature
-    with full_precision(product):
-        product = product.float()
-        norm = product.diagonal(dim1=1, dim2=2).clamp(min=1e-30).sqrt() + EPS
-        affinity = product.relu() / (norm[:, :, None] * norm[:, None, :])
-        column_sum = affinity.sum(dim=1, keepdim=True) + EPS
-        cam = cam_NKhw.flatten(2)
-        for _ in range(2):
-            cam = (cam @ affinity) / column_sum
-    return cam.view_as(cam_NKhw)
 
 
 def prototype_map(cam_NKhw: Tensor, feature_NDhw: Tensor, valid_NKhw: Tensor | None = None) -> Tensor:

@@ -14,7 +14,6 @@ from sfc.method.cam import (
     fuse,
     offset_background,
     over_maximum,
-    pixel_correlation,
     prototype_map,
     resize,
     unit,
@@ -27,21 +26,6 @@ def _seeded() -> None:
     torch.manual_seed(0)
 
 
-def naive_correlation(cam: Tensor, feature: Tensor) -> Tensor:
-    """m A A in float64, pixel by pixel."""
-    n, k, h, w = cam.shape
-    m, f = cam.double().flatten(2), feature.double().flatten(2)
-    for image in range(n):
-        pixels = [f[image, :, i] / (f[image, :, i].norm() + 1e-5) for i in range(h * w)]
-        a = torch.zeros(h * w, h * w, dtype=torch.float64)
-        for i, j in itertools.product(range(h * w), repeat=2):
-            a[i, j] = max(0.0, float(pixels[i] @ pixels[j]))
-        for j in range(h * w):
-            a[:, j] /= a[:, j].sum() + 1e-5
-        m[image] = m[image] @ a @ a
-    return m.view(n, k, h, w)
-
-
 def naive_prototypes(cam: Tensor, feature: Tensor, valid: Tensor | None) -> Tensor:
     """The N x K x D x h x w formulation."""
     weighted = torch.cat([cam[:, :1] * 0.3, cam[:, 1:]], 1)
@@ -51,35 +35,6 @@ def naive_prototypes(cam: Tensor, feature: Tensor, valid: Tensor | None) -> Tens
     product = seeds[:, :, None] * feature.double()[:, None]
     prototype = product.sum((3, 4), keepdim=True) / seeds.sum((2, 3)).clamp(min=1)[:, :, None, None, None]
     return torch.cosine_similarity(prototype.expand_as(product), feature.double()[:, None].expand_as(product), 2).relu()
-
-
-def test_pixel_correlation_is_two_steps_over_the_normalised_affinity() -> None:
-    cam, feature = torch.rand(2, 3, 4, 5), torch.randn(2, 6, 4, 5)
-    torch.testing.assert_close(
-        pixel_correlation(cam, feature).double(), naive_correlation(cam, feature), rtol=1e-4, atol=1e-6
-    )
-
-
-def test_pixel_correlation_keeps_the_total_of_a_constant_map_and_follows_similarity() -> None:
-    feature = torch.zeros(1, 2, 2, 4)
-    feature[:, 0, :, :2], feature[:, 1, :, 2:] = 1, 1
-    cam = torch.zeros(1, 1, 2, 4)
-    cam[..., 0, 0] = 1
-    spread = pixel_correlation(cam, feature)
-    assert (spread[..., :2] > 0.2).all() and (spread[..., 2:] == 0).all()
-    torch.testing.assert_close(
-        pixel_correlation(torch.ones_like(cam), feature), torch.ones_like(cam), atol=1e-4, rtol=0
-    )
-
-
-def test_pixel_correlation_gives_gradients_to_both_arguments() -> None:
-    cam, feature = torch.rand(1, 2, 3, 3, requires_grad=True), torch.randn(1, 4, 3, 3, requires_grad=True)
-    (pixel_correlation(cam, feature) ** 2).sum().backward()
-    assert cam.grad.abs().sum() > 0 and feature.grad.abs().sum() > 0
-
-
-def test_pixel_correlation_of_blank_features_is_finite() -> None:
-    assert torch.isfinite(pixel_correlation(torch.rand(1, 2, 3, 3), torch.zeros(1, 4, 3, 3))).all()
 
 
 @pytest.mark.parametrize("masked", [False, True])
@@ -167,7 +122,6 @@ def test_classifier_map_without_activation_is_background_alone() -> None:
 def test_maps_are_float32_whatever_comes_in() -> None:
     half = torch.rand(1, 3, 4, 4).bfloat16()
     assert classifier_map(half).dtype == torch.float32
-    assert pixel_correlation(torch.rand(1, 2, 4, 4), half).dtype == torch.float32
     assert prototype_map(torch.rand(1, 2, 4, 4), half).dtype == torch.float32
 
 
