@@ -22,10 +22,11 @@ from torch import Tensor
 
 from sfc.config import Backbone, SfcOptions
 from sfc.data.crops import Crop
-from sfc.method.cam import BACKGROUND_FACTOR, EPS, classifier_map, resize, valid_mask
+from sfc.method.cam import EPS, classifier_map, resize, valid_mask
 from sfc.method.losses import classification_loss, prototype_consistency, scale_consistency
 from sfc.method.network import Features, score
 from sfc.method.protocol import TrainingSet
+from sfc.method.prototypes import BACKGROUND_FACTOR
 from sfc.method.sfc import Sfc
 from sfc.networks.backbone import build_backbone
 from sfc.runtime.engine import Numerics, available_cpus

@@ -1,21 +1,20 @@
-"""Class activation maps as functions of tensors: classifier map, prototype map, fusion.
+"""Class activation maps as functions of tensors: where they are valid, the classifier's map, fusion.
 
-Sources: SFC, AAAI 2024, section "Methodology"; hierarchical prototypes after SIPE (Chen et al., CVPR 2022). Suffixes: N
-images, C classes, K = C + 1 channels (background first), D features, h x w the map's size. Everything is float32 whatever
-the network's precision.
+Source: SFC, AAAI 2024, section "Methodology". Suffixes: N images, C classes, K = C + 1 channels (background first),
+D features, h x w the map's size, P = hw. Everything is float32 whatever the network's precision.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPS = 1e-5
-BACKGROUND_FACTOR = 0.3
-"""Weight of the background channel when the seeds of the prototypes are chosen."""
 
 
 def resize(x: Tensor, size: Sequence[int], *, align_corners: bool) -> Tensor:
@@ -26,10 +25,28 @@ def resize(x: Tensor, size: Sequence[int], *, align_corners: bool) -> Tensor:
 
 
 def unit(x_ND: Tensor) -> Tensor:
-    """Divide each pixel's feature vector (dimension 1) by its norm + 1e-5."""
-    square = (x_ND * x_ND).sum(dim=1, keepdim=True)
-    # The bound keeps the root's gradient finite at 0; torch.norm is several times as slow on the CPU.
-    return x_ND / (square.clamp(min=1e-30).sqrt() + EPS)
+    """Divide each pixel's feature vector (dimension 1) by its norm + 1e-5; gradients flow once."""
+    divided: Tensor = _Unit.apply(x_ND)
+    return divided
+
+
+class _Unit(torch.autograd.Function):
+    """x / (n + 1e-5) in half the passes over x that automatic differentiation takes."""
+
+    @staticmethod
+    def forward(ctx: Any, x_ND: Tensor) -> Tensor:
+        # The bound keeps the gradient finite at 0; torch.norm is several times as slow on the CPU.
+        norm_N1 = (x_ND * x_ND).sum(dim=1, keepdim=True).clamp(min=1e-30).sqrt()
+        ctx.save_for_backward(x_ND, norm_N1)
+        return x_ND / (norm_N1 + EPS)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_ND: Tensor) -> Tensor:
+        x, norm = ctx.saved_tensors
+        inverse = 1 / (norm + EPS)
+        along = (grad_ND * x).sum(dim=1, keepdim=True) * inverse * inverse / norm
+        return (grad_ND * inverse).addcmul_(x, along, value=-1)
 
 
 def full_precision(x: Tensor) -> torch.autocast:
@@ -83,34 +100,6 @@ def classifier_map(logits_NChw: Tensor, valid_NKhw: Tensor | None = None) -> Ten
     background = 1 - foreground.amax(dim=1, keepdim=True)
     cam = torch.cat([background, foreground], dim=1)
     return cam if valid_NKhw is None else cam * valid_NKhw
-
-
-def prototype_map(cam_NKhw: Tensor, feature_NDhw: Tensor, valid_NKhw: Tensor | None = None) -> Tensor:
-    """Similarity of every pixel to the prototype of each class.
-
-    Seeds are the argmax of the map, its background weighted by 0.3; a class's prototype is the mean feature over its
-    seeds, and its map relu(cosine(prototype, feature)). Two matrix products: the N x K x D x h x w tensor of
-    element-wise products is never built. A class without a seed gets a map of zeros.
-
-    Args:
-        cam_NKhw: map after `pixel_correlation`; no gradient reaches it (argmax).
-        feature_NDhw: hierarchical feature.
-        valid_NKhw: mask from `valid_mask` in training, None at inference.
-
-    Returns:
-        (N, K, h, w) float32 in [0, 1].
-    """
-    weighted = cam_NKhw.detach().clone()
-    weighted[:, 0] *= BACKGROUND_FACTOR
-    seeds = F.one_hot(weighted.argmax(dim=1), cam_NKhw.shape[1]).movedim(-1, 1).to(torch.float32)
-    if valid_NKhw is not None:
-        seeds = seeds * valid_NKhw
-    feature = feature_NDhw.float().flatten(2)
-    with full_precision(feature):
-        prototype_NKD = seeds.flatten(2) @ feature.transpose(1, 2) / seeds.sum(dim=(2, 3)).clamp(min=1)[..., None]
-        # The norms of torch.cosine_similarity: bounded from below, not shifted.
-        cosine = F.normalize(prototype_NKD, dim=2, eps=1e-8) @ F.normalize(feature, dim=1, eps=1e-8)
-    return cosine.relu().view_as(cam_NKhw)
 
 
 def offset_background(cam_Khw: Tensor, offset: float) -> Tensor:

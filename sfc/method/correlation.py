@@ -1,8 +1,9 @@
 """Pixel correlation: a class activation map spread over similar pixels (after SEAM, Wang et al., CVPR 2020).
 
-With A = relu(cosine of two pixels' features) and each column of A over its sum, the map m becomes m A A. The norms of the
-features and the column sums divide the K rows of the map, so the only (hw)^2 matrix is R = relu(F^T F), and the gradient
-needs it alone: twice as fast as automatic differentiation, at half its memory (`benchmarks/training_step.py`).
+With A = relu(cosine of two pixels' features) and each column of A over its sum, the map m becomes m A A. The norms of
+the features and the column sums divide the K rows of the map, so the only (hw)^2 matrix is R = relu(F^T F). The gradient
+needs R alone, and two large products in all, where automatic differentiation takes three and holds four matrices of that
+size (`benchmarks/training_step.py`).
 """
 
 from __future__ import annotations
@@ -30,6 +31,19 @@ def pixel_correlation(cam_NKhw: Tensor, feature_NDhw: Tensor) -> Tensor:
     return spread.view_as(cam_NKhw)
 
 
+def _gram(feature_NDP: Tensor) -> Tensor:
+    """F^T F, (N, P, P); where a product costs more than a copy, the corner below the diagonal is that above it."""
+    number, features, pixels = feature_NDP.shape
+    if features < pixels:
+        return torch.bmm(feature_NDP.transpose(1, 2), feature_NDP)
+    half = pixels // 2
+    gram = feature_NDP.new_empty(number, pixels, pixels)
+    gram[:, :half] = torch.bmm(feature_NDP[..., :half].transpose(1, 2), feature_NDP)
+    gram[:, half:, half:] = torch.bmm(feature_NDP[..., half:].transpose(1, 2), feature_NDP[..., half:])
+    gram[:, half:, :half] = gram[:, :half, half:].transpose(1, 2)
+    return gram
+
+
 class _PixelCorrelation(torch.autograd.Function):
     """P = hw. With n the norms + 1e-5, A = R / (n n^T), and its column sums are s = (1/n R) / n + 1e-5, so that a step
     m A / s is (m / n R) / (n s)."""
@@ -37,7 +51,7 @@ class _PixelCorrelation(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, cam_NKP: Tensor, feature_NDP: Tensor) -> Tensor:
         with full_precision(feature_NDP):
-            relu_NPP = torch.bmm(feature_NDP.transpose(1, 2), feature_NDP).relu_().to(cam_NKP.dtype)
+            relu_NPP = _gram(feature_NDP).relu_().to(cam_NKP.dtype)
             root_N1P = relu_NPP.diagonal(dim1=1, dim2=2).clamp(min=1e-30).sqrt()[:, None]
             norm_N1P = root_N1P + EPS
             # One more row gives the column sums.
@@ -50,7 +64,7 @@ class _PixelCorrelation(torch.autograd.Function):
         return spread_NKP
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_NKP: Tensor) -> tuple[Tensor, Tensor | None]:
         feature, relu, root, total, first, second, spread = ctx.saved_tensors
         norm = root + EPS
@@ -69,7 +83,7 @@ class _PixelCorrelation(torch.autograd.Function):
             left, right = torch.cat([second, first], 1), torch.cat([grad_spread, grad_product], 1)
             # dR + dR^T in one product of rank 2 (2K + 1)
             both = torch.bmm(torch.cat([left, right], 1).transpose(1, 2), torch.cat([right, left], 1))
-            both = torch.ops.aten.threshold_backward(both, relu, 0)  # 0 where R is
+            torch.ops.aten.threshold_backward.grad_input(both, relu, 0, grad_input=both)  # 0 where R is
             grad_feature = torch.bmm(feature, both.to(feature.dtype))
             grad_feature += feature * (grad_norm / root).to(feature.dtype)
         return grad_cam, grad_feature

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from sfc.method.cam import classifier_map, prototype_map, resize, unit
+from sfc.method.cam import classifier_map, resize, unit
 from sfc.method.correlation import pixel_correlation
+from sfc.method.prototypes import prototype_map
 from sfc.networks.backbone import Backbone
 
 SIDE_CHANNELS = (128, 128, 256, 256)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import os
 from collections.abc import Callable, Iterable, Iterator
@@ -23,6 +24,8 @@ Step = Callable[[], None]
 CHECKPOINT = "checkpoint.pt"
 SHARD = 50
 """Images that a process takes at a time."""
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Parameters of glibc's mallopt."""
 
 
 def bf16_gains(device: torch.device) -> bool:
@@ -106,6 +109,15 @@ class Engine(Protocol):
 
 def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def keep_freed_memory() -> None:
+    """Let the C library keep what a training step frees instead of giving it back to the system at each step, which a
+    step on small networks spends an eighth of its time on (glibc; elsewhere nothing happens)."""
+    library = ctypes.CDLL(None)
+    if hasattr(library, "mallopt"):
+        library.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
+        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def available_cpus() -> int:

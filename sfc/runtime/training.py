@@ -22,7 +22,7 @@ from sfc.config import Training
 from sfc.data.crops import Crop, Crops
 from sfc.errors import Diverged, UserError
 from sfc.method.image_bank import Recipe
-from sfc.runtime.engine import CHECKPOINT, Context, Numerics, numerics
+from sfc.runtime.engine import CHECKPOINT, Context, Numerics, keep_freed_memory, numerics
 
 WEIGHTS = "model.pt"
 HISTORY = "history.json"
@@ -133,6 +133,7 @@ def fit(
     Raises:
         Diverged: a loss is not finite; says which, and where.
     """
+    keep_freed_memory()
     how = numerics(section.precision, context.device)
     model = how.place(model)
     sgd = build_optimiser(groups, section)
