@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sfc.runtime.engine import available_cpus
+from sfc.runtime.machine import available_cpus
 
 
 def in_turn(calls: Mapping[str, Callable[[], object]], rounds: int, warm: int = 1) -> dict[str, float]:

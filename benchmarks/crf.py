@@ -14,7 +14,8 @@ import numpy as np
 from common import blobs, machine, photograph, verdict
 
 from sfc.refine.crf import PRESETS, crf_probabilities
-from sfc.runtime.engine import LocalEngine, available_cpus
+from sfc.runtime.engine import LocalEngine
+from sfc.runtime.machine import available_cpus
 
 CHANNELS = 6
 

@@ -22,7 +22,7 @@ from sfc.config import Classifier
 from sfc.data.crops import Augmentation, Crops
 from sfc.data.dataset import open_folder
 from sfc.method.image_bank import Recipe
-from sfc.runtime.engine import available_cpus
+from sfc.runtime.machine import available_cpus
 
 IMAGES, BATCH = 160, 20
 

@@ -70,7 +70,7 @@ def simulate(slots: int) -> list[tuple[float, float]]:
             study,
             Job(space, results, store.root, at_once=slots_of(1, 0)),
             trials,
-            callbacks=[logger],
+            listeners=[logger],
             trainable=trainable,
         )
         logger.finish()

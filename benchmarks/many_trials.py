@@ -70,7 +70,7 @@ class Watch:
             begin = time.perf_counter()
             result = method(*args, **kwargs)
             self.seconds[part] += time.perf_counter() - begin
-            if method.__qualname__ == "Progress.on_trial_complete":
+            if method.__qualname__ == "Progress.ended":
                 self.memory.append(psutil.Process().memory_info().rss)
             return result
 
@@ -86,7 +86,7 @@ def main() -> int:
     watch.time("Optuna, settings", StudySearch, "suggest")
     watch.time("Optuna, results", StudySearch, "on_trial_result", "on_trial_complete")
     watch.time("MLflow, in its thread", TrialLogger, "_begin", "_end")
-    watch.time("lines printed", Progress, "on_trial_start", "on_trial_complete")
+    watch.time("lines printed", Progress, "started", "ended")
     with tempfile.TemporaryDirectory() as name:
         results = Path(name)
         connect()
@@ -95,7 +95,7 @@ def main() -> int:
             begin, cpu = time.perf_counter(), time.process_time()
             console = Console(file=output)
             job = Job(space, results, store.root, at_once=slots(1, 0))
-            run_trials(study, job, trials, callbacks=[logger, Progress(console, study, trials)], trainable=no_work)
+            run_trials(study, job, trials, listeners=[logger, Progress(console, study, trials)], trainable=no_work)
             logger.finish()
             wall, cpu = time.perf_counter() - begin, time.process_time() - cpu
         ray.shutdown()

@@ -29,7 +29,8 @@ from sfc.method.protocol import TrainingSet
 from sfc.method.prototypes import BACKGROUND_FACTOR
 from sfc.method.sfc import Sfc
 from sfc.networks.backbone import build_backbone
-from sfc.runtime.engine import Numerics, available_cpus
+from sfc.runtime.engine import Numerics
+from sfc.runtime.machine import available_cpus
 from sfc.stages.classifier import Step
 
 CLASSES = 20

@@ -48,19 +48,23 @@ MEASURED: dict[Until, tuple[str, ...]] = {
 PREVIEW_IMAGES = 100
 
 
+class NotDone(Exception):
+    """The store lacks an output, and nothing may be run."""
+
+
 class Pipeline:
     """One configuration through the stages, each reused where the store has it.
 
     Args:
         config: all settings.
         store: has the outputs.
-        engine: runs the work.
+        engine: runs the work; None: nothing is run, and an output that the store lacks is `NotDone`.
 
     Raises:
         UserError: the data can't be opened.
     """
 
-    def __init__(self, config: Config, store: Store, engine: Engine) -> None:
+    def __init__(self, config: Config, store: Store, engine: Engine | None) -> None:
         self.config, self.store, self.engine = config, store, engine
         self.data: Dataset = open_dataset(config.data, cache=store.root / "readable")
         self.split: Callable[[str], Split] = cache(self.data.split)
@@ -85,6 +89,7 @@ class Pipeline:
 
         Raises:
             UserError: the stage needs masks and the split has none, a file of weights is missing, or a stage failed.
+            NotDone: there is no engine.
         """
         spec, config = STAGES[stage], self.config
         role = "val" if spec.split == "val" else "train"
@@ -110,10 +115,13 @@ class Pipeline:
         key = digest(identity)
 
         def build(folder: Path) -> dict[str, Any]:
+            assert self.engine is not None
             spec.run(Work(folder, settings, inputs, self.data, self.split(name), self.train), self.engine)
             return {"device": str(default_device()), "torch": torch.__version__}
 
         if key not in self._outputs:
+            if self.engine is None and not self.store.has(stage, key):
+                raise NotDone(f"{stage} {key}")
             entries = identity | {"images": len(self.split(name)), "settings_version": SETTINGS_VERSION}
             self._outputs[key] = self.store.get(stage, key, entries, build)
         return self._outputs[key]

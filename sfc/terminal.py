@@ -94,5 +94,6 @@ def set_up_logging() -> None:
     """Show the progress of the stages on the terminal."""
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     logging.getLogger("sfc").setLevel(logging.INFO)
-    for name in ("mlflow", "alembic", "optuna"):  # these tell at INFO what they set up
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # which it puts in force when it is imported
+    for name in ("alembic", "optuna"):  # these tell at INFO what they set up
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -6,6 +6,8 @@ import argparse
 import sys
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,20 +53,25 @@ def run(options: argparse.Namespace) -> int:
 
 def search(options: argparse.Namespace, console: Console, *, final: bool = True) -> int:
     """The whole command; without `final` it ends after the trials. Returns the exit code."""
-    from tune.cluster.connect import connect
+    from sfc.data import open_dataset
+    from tune.space.sections import deadline_of
     from tune.space.space_file import load_space
+    from tune.study.progress import Progress, show_study
+    from tune.study.storage import is_new, one_driver
+    from tune.study.study import complete, counted, default_name, open_study
+
+    space = load_space(options.space, options.base, options.overrides, options.trials)
+    deadline = deadline_of(options.time or space.file.budget.time)
+    cluster = cluster_options(options)
+    if space.base.data.format != "synthetic":
+        open_dataset(space.base.data)  # wrong input is named before anything starts
+    if not options.dry_run and is_new(cluster.results):
+        _start_ray(cluster.address)
     from tune.study import steps
     from tune.study.dry_run import show_plan
-    from tune.study.progress import Progress, show_study
-    from tune.study.run import run_trials
-    from tune.study.storage import one_driver
-    from tune.study.study import complete, counted, default_name, open_study
     from tune.tracking.tracker import Tracker, tracking_uri
     from tune.tracking.trial_log import TrialLogger
 
-    space = load_space(options.space, options.base, options.overrides, options.trials)
-    deadline = steps.deadline_of(options.time or space.file.budget.time)
-    cluster = cluster_options(options)
     space, pipeline = steps.open_data(space, cluster.store)
     name = options.study = options.study or default_name(space, Path(options.space).stem)
     if options.dry_run:
@@ -76,18 +83,20 @@ def search(options: argparse.Namespace, console: Console, *, final: bool = True)
         if edits:
             text = f"the space file was edited; the study goes on, its {len(counted(study))} trials count:"
             console.out("\n  ".join([text, *edits]), highlight=False)
-        connect(cluster.address)
-        job = steps.job_of(space, cluster, options.workers_per_trial, options.gpus_per_trial)
+        budget, done = space.file.budget.trials, len(counted(study))
+        job = None
+        if done < budget:
+            job = steps.start_job(space, cluster, options.workers_per_trial, options.gpus_per_trial)
         tracker = Tracker(tracking_uri(cluster.results), cluster.results)
         run = steps.start_run(tracker, study, space, pipeline, options.words)
         logger = TrialLogger(tracker, study, space, run, pipeline.data, pipeline.store)
         logger.catch_up()
-
-        budget, done = space.file.budget.trials, len(counted(study))
         console.print(f"study {name}: {done} trials done, {max(0, budget - done)} to go", soft_wrap=True)
-        if done < budget:
+        if job is not None:
+            from tune.study.run import run_trials  # late, as all that imports Ray
+
             run_trials(study, job, budget - done, deadline, [logger, Progress(console, study, budget)])
-        logger.catch_up()
+            logger.catch_up()
         logger.finish()
         over = time.monotonic() > deadline
         if len(counted(study)) < budget and not over:
@@ -100,6 +109,16 @@ def search(options: argparse.Namespace, console: Console, *, final: bool = True)
         tracker.end(run)
         steps.show_runs(console, name, cluster.results)
     return code
+
+
+def _start_ray(address: str | None) -> None:
+    """Connect to Ray, and import meanwhile, while its processes start, what takes seconds."""
+    from tune.cluster.connect import connect
+
+    with ThreadPoolExecutor(1) as beside:
+        for name in ("tune.study.steps", "tune.tracking.trial_log", "tune.study.run"):
+            beside.submit(import_module, name)
+        connect(address)
 
 
 def finish(

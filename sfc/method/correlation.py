@@ -1,9 +1,9 @@
 """Pixel correlation: a class activation map spread over similar pixels (after SEAM, Wang et al., CVPR 2020).
 
 With A = relu(cosine of two pixels' features) and each column of A over its sum, the map m becomes m A A. The norms of
-the features and the column sums divide the K rows of the map, so the only (hw)^2 matrix is R = relu(F^T F). The gradient
-needs R alone, and two large products in all, where automatic differentiation takes three and holds four matrices of that
-size (`benchmarks/training_step.py`).
+the features and the column sums divide the K rows of the map, so the only (hw)^2 matrix is R = relu(F^T F). The
+gradient needs R alone, and there are two large products in all, where automatic differentiation takes three and holds
+four matrices of that size (`benchmarks/training_step.py`).
 """
 
 from __future__ import annotations

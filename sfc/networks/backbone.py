@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
-import torchvision
 from torch import Tensor, nn
 
 from sfc.config import Backbone as BackboneSection
@@ -149,6 +148,8 @@ def build_backbone(section: BackboneSection, output_stride: Literal[8, 16] = 16)
         if section.weights:
             load_weights(backbone, Path(section.weights))
         return backbone
+    import torchvision  # late: seconds, which our own network and timm's need not wait
+
     names = [weights.name for weights in torchvision.models.get_model_weights(section.name)]
     named = section.weights in names
     try:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torchvision.models.segmentation import DeepLabV3
-from torchvision.models.segmentation.deeplabv3 import DeepLabHead
 
 from sfc.config import Backbone as BackboneSection
 from sfc.config import Config, Segmentation
 from sfc.data.images import VOID
 from sfc.method.cam import resize
 from sfc.networks.backbone import Backbone, build_backbone
+
+if TYPE_CHECKING:
+    from torchvision.models.segmentation import DeepLabV3
 
 RATES = {"deeplabv3": (6, 12, 18), "deeplabv2": (6, 12, 18, 24)}
 """Dilations of the parallel branches, as published."""
@@ -68,6 +69,9 @@ def build_deeplab(section: Segmentation, backbone: BackboneSection, channels: in
     rates = section.rates or RATES[section.architecture]
     if section.architecture == "deeplabv2":
         return DeepLabV2(build_backbone(backbone, output_stride=8), channels, rates)
+    from torchvision.models.segmentation import DeepLabV3  # late: seconds, which other stages need not wait
+    from torchvision.models.segmentation.deeplabv3 import DeepLabHead
+
     body = build_backbone(backbone)
     return DeepLabV3(_LastStage(body), DeepLabHead(body.channels[-1], channels, rates))
 

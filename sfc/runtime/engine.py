@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
-import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
@@ -15,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 
 from sfc.config import Precision
+from sfc.runtime.machine import available_cpus
 
 Item = TypeVar("Item")
 Output = TypeVar("Output")
@@ -24,8 +23,6 @@ Step = Callable[[], None]
 CHECKPOINT = "checkpoint.pt"
 SHARD = 50
 """Images that a process takes at a time."""
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Parameters of glibc's mallopt."""
 
 
 def bf16_gains(device: torch.device) -> bool:
@@ -109,20 +106,6 @@ class Engine(Protocol):
 
 def default_device() -> torch.device:
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def keep_freed_memory() -> None:
-    """Let the C library keep what a training step frees instead of giving it back to the system at each step, which a
-    step on small networks spends an eighth of its time on (glibc; elsewhere nothing happens)."""
-    library = ctypes.CDLL(None)
-    if hasattr(library, "mallopt"):
-        library.mallopt(M_MMAP_THRESHOLD, 32 * 2**20)
-        library.mallopt(M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def available_cpus() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def shards(number: int, size: int = SHARD) -> list[range]:

@@ -22,7 +22,8 @@ from sfc.config import Training
 from sfc.data.crops import Crop, Crops
 from sfc.errors import Diverged, UserError
 from sfc.method.image_bank import Recipe
-from sfc.runtime.engine import CHECKPOINT, Context, Numerics, keep_freed_memory, numerics
+from sfc.runtime.engine import CHECKPOINT, Context, Numerics, numerics
+from sfc.runtime.machine import keep_freed_memory
 
 WEIGHTS = "model.pt"
 HISTORY = "history.json"

@@ -19,8 +19,9 @@ from sfc.data.images import read_mask, write_mask
 from sfc.method.cam import resize
 from sfc.networks.deeplab import backbone_section, build_deeplab
 from sfc.refine.crf import CLIP, PRESETS, crf_probabilities
-from sfc.runtime.engine import Engine, Numerics, available_cpus, default_device, numerics, shards
+from sfc.runtime.engine import Engine, Numerics, default_device, numerics, shards
 from sfc.runtime.inference import network_input
+from sfc.runtime.machine import available_cpus
 from sfc.runtime.training import trained
 from sfc.scoring.tally import Tally, merge
 from sfc.stages.spec import PREDICTIONS, Spec, Work

@@ -16,12 +16,12 @@ import torch
 from sfc.config import Config, plugins
 from sfc.config.files import change_config
 from sfc.errors import Diverged
-from sfc.pipeline import Pipeline, Until
+from sfc.pipeline import NotDone, Pipeline, Until
 from sfc.runtime.engine import Engine, LocalEngine
 from sfc.runtime.store import Store
 from sfc.runtime.stores import StoreAddress, open_store
 from sfc.scoring.tally import METRICS
-from tune.cluster.connect import check_nodes, cpus_each, slots
+from tune.cluster.connect import check_nodes, connect, cpus_each, slots
 from tune.cluster.ray_engine import RETRIES, ProcessDied, RayEngine, hang_guard, outcome
 from tune.options import ClusterOptions
 from tune.space.sections import Objective
@@ -44,8 +44,9 @@ class Goal:
     """The last stage."""
 
 
-def run_config(config: Config, store: StoreAddress, engine: Engine, goal: Goal) -> Run:
-    """Take one configuration through the stages; divergence and death of a process are results."""
+def run_config(config: Config, store: StoreAddress, engine: Engine | None, goal: Goal) -> Run:
+    """Take one configuration through the stages; divergence and death of a process are results. Without an engine
+    everything is in the store already, or this raises NotDone."""
     try:
         pipeline = Pipeline(config, open_store(store), engine)
         if goal.sweep:
@@ -85,7 +86,8 @@ def with_local_folders(run: Run, store: Store) -> Run:
 
 
 def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> Iterator[tuple[int, Run]]:
-    """Take many configurations through the stages in their order, as many at a time as the cluster holds.
+    """Take many configurations through the stages in their order, as many at a time as the cluster holds; first come
+    those that are in the store. Ray is connected to if there are others.
 
     With one worker each runs in one Ray task, which starts again where a process was killed. With more, each training
     is Ray Train's on so many workers, and the other stages are spread over the cluster.
@@ -95,14 +97,27 @@ def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> I
     """
     if goal.metric is not None and plugins.is_path(goal.metric):
         plugins.load(goal.metric)  # refused where the user's command does not name it
-    store = open_store(cluster.store)  # makes the folder that the nodes are then asked for
+    left: dict[int, Config] = {}
+    for i, config in enumerate(configs):
+        try:
+            yield i, run_config(config, cluster.store, None, goal)
+        except NotDone:
+            left[i] = config
+    if left:
+        yield from _run_left(left, cluster, goal)
+
+
+def _run_left(configs: dict[int, Config], cluster: ClusterOptions, goal: Goal) -> Iterator[tuple[int, Run]]:
+    """As `run_all`, of configurations by position that are not done."""
+    connect(cluster.address)
+    store = open_store(cluster.store)
     check_nodes([cluster.store, *([cluster.results] if cluster.workers > 1 else [])])
     gpus = ray.cluster_resources().get("GPU", 0) > 0
     at_once = min(len(configs), slots(cluster.workers, cluster.workers if gpus else 0))
     if cluster.workers == 1:
         cpus = 1 if gpus else cpus_each(len(configs))
         task = ray.remote(num_cpus=cpus, num_gpus=int(gpus), max_retries=RETRIES)(_task)
-        waiting = {task.remote(config, cluster.store, cpus, goal): i for i, config in enumerate(configs)}
+        waiting = {task.remote(config, cluster.store, cpus, goal): i for i, config in configs.items()}
         while waiting:
             [done], _ = ray.wait(list(waiting))
             i = waiting.pop(done)
@@ -113,6 +128,6 @@ def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> I
         return
     engine = RayEngine(cluster.workers, cluster.results, beside=at_once)
     with ThreadPoolExecutor(at_once) as pool:  # each thread waits for Ray, which does the work
-        futures = {pool.submit(run_config, config, cluster.store, engine, goal): i for i, config in enumerate(configs)}
+        futures = {pool.submit(run_config, config, cluster.store, engine, goal): i for i, config in configs.items()}
         for done in as_completed(futures):
             yield futures[done], with_local_folders(done.result(), store)

@@ -15,7 +15,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from sfc.errors import UserError
-from sfc.runtime.engine import available_cpus
+from sfc.runtime.machine import available_cpus
 from sfc.runtime.stores import StoreAddress
 from sfc.terminal import catch_sigterm
 

@@ -14,10 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray.train
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer, get_device
 
 from sfc.errors import Diverged, UserError
 from sfc.runtime.engine import Context, Item, Output, Step
@@ -75,7 +72,9 @@ def _work(cpus: int, timeout: float) -> Iterator[Step]:
 def _train(loop: Callable[..., None], arguments: tuple[Any, ...], folder: Path, cpus: int, timeout: float) -> None:
     """Run a training loop in a worker of Ray Train. A divergence ends it as if it were done, with its reason in a file,
     since a retry would diverge again."""
-    worker, device = ray.train.get_context(), get_device()
+    import ray.train.torch
+
+    worker, device = ray.train.get_context(), ray.train.torch.get_device()
     try:
         with _work(cpus, timeout) as step:
             context = Context(
@@ -133,6 +132,9 @@ class RayEngine:
             raise UserError(f"{workers} workers, but the cluster has {self.cpus} CPUs and {total.get('GPU', 0):g} GPUs")
 
     def train(self, loop: Callable[..., None], *args: Any, folder: Path) -> None:
+        from ray.train import FailureConfig, RunConfig, ScalingConfig  # late: seconds, which a trial need not wait
+        from ray.train.torch import TorchConfig, TorchTrainer
+
         (folder / REASON).unlink(missing_ok=True)
         cpus = 1 if self.gpus else cpus_each(self.workers * self.beside)
         # A trial itself holds a hundredth of a CPU: with whole ones the last of a full cluster would wait for ever.

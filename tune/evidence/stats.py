@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+import scipy  # its parts are imported when they are used
 
 from sfc.scoring.metrics import iou_of
 
@@ -53,7 +53,7 @@ def paired(differences: Sequence[float] | np.ndarray) -> tuple[Interval, float]:
         return Interval(mean, math.nan, math.nan), math.nan
     if np.ptp(values) < EQUAL:  # no spread: the statistic is 0 / 0 or infinite
         return Interval(mean, mean, mean), 1.0 if abs(mean) < EQUAL else 0.0
-    test = stats.ttest_1samp(values, 0.0)
+    test = scipy.stats.ttest_1samp(values, 0.0)
     low, high = test.confidence_interval(CONFIDENCE)
     return Interval(mean, float(low), float(high)), float(test.pvalue)
 
@@ -116,7 +116,7 @@ def kendall(x: Sequence[float] | np.ndarray, y: Sequence[float] | np.ndarray) ->
         return NO_INTERVAL
 
     def tau(a: np.ndarray, b: np.ndarray) -> float:
-        return float(stats.kendalltau(a, b).statistic) if np.ptp(a) and np.ptp(b) else math.nan
+        return float(scipy.stats.kendalltau(a, b).statistic) if np.ptp(a) and np.ptp(b) else math.nan
 
     draws = np.random.default_rng(0).integers(len(x), size=(RESAMPLES, len(x)))
     low, high = np.nanquantile([tau(x[pairs], y[pairs]) for pairs in draws], ENDS)  # a constant resample has none

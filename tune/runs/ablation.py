@@ -23,7 +23,6 @@ from sfc.runtime.engine import LocalEngine
 from sfc.runtime.store import digest, write_atomic
 from sfc.runtime.stores import StoreAddress, open_store
 from tune.cluster.configurations import Goal, Run, run_all
-from tune.cluster.connect import connect
 from tune.evidence import tables
 from tune.options import ClusterOptions
 from tune.runs.finals import with_overrides
@@ -140,7 +139,6 @@ def run_ablation(ablation: Ablation, cluster: ClusterOptions, console: Console) 
     seeded = [change_config(configs[arm], {"seed": seed}) for _, arm, seed in jobs]
     begin = time.monotonic()
     try:
-        connect(cluster.address)
         results = run_all(seeded, cluster, Goal(sweep=True, until=numbers["until"]))
         for count, (job, result) in enumerate(results, 1):
             i, arm, seed = jobs[job]

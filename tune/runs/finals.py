@@ -16,7 +16,6 @@ import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console
 
-from sfc import plots
 from sfc.config import Config
 from sfc.config.files import apply_overrides, build_config, change_config, dump_config
 from sfc.errors import Diverged
@@ -27,7 +26,6 @@ from sfc.runtime.stores import open_store
 from sfc.runtime.training import read_history
 from sfc.stages.spec import LABELS, PREDICTIONS
 from tune.cluster.configurations import Goal, Run, run_all
-from tune.cluster.connect import connect
 from tune.evidence.stats import kendall
 from tune.options import ClusterOptions
 from tune.study.names import FINALS
@@ -96,7 +94,6 @@ def run_final(
         Diverged: no run gave numbers; says why.
     """
     jobs, metric, name = jobs_of(study, overrides), study.user_attrs["metric"], study.study_name
-    connect(cluster.address)
     seeds = study.user_attrs["final"]["seeds"]
     console.print(f"final: {len(jobs) // seeds} trials x {seeds} seeds through all stages", highlight=False)
     runs: dict[int, Run] = {}
@@ -174,16 +171,20 @@ def reasons(finals: Finals) -> list[str]:
 
 
 def write_folder(folder: Path, finals: Finals, run: Run, pipeline: Pipeline) -> None:
-    """Write finals.json, and best.yaml, metrics.json and figures of the kept run."""
+    """Write finals.json, and best.yaml, metrics.json and figures of the kept run, unless they are there."""
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     write_atomic(folder / "best.yaml", dump_config(pipeline.config))
-    write_atomic(folder / "metrics.json", json.dumps(run, indent=1))
     write_atomic(folder / FINALS, json.dumps(finals, indent=1))
-    _draw(folder / "figures", pipeline, run["iou"])
+    metrics, text = folder / "metrics.json", json.dumps(run, indent=1)
+    if not metrics.is_file() or metrics.read_text(encoding="utf-8") != text:
+        _draw(folder / "figures", pipeline, run["iou"])
+        write_atomic(metrics, text)  # last: the figures are there
 
 
 def _draw(folder: Path, pipeline: Pipeline, iou: dict[str, list[float | None]]) -> None:
     """Draw maps and labels of images of train and val, IoU by class, and the losses of both trainings."""
+    from sfc import plots  # late: matplotlib takes a second
+
     config, data = pipeline.config, pipeline.data
     predictions = {
         config.data.train: {"pseudo-label": pipeline.output("labels") / LABELS},

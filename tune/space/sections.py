@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
+import time
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from sfc.config import Count, Section, plugins
+from sfc.errors import UserError
 from sfc.scoring.names import PARTS
 from tune.space.parameter import Parameter
 
@@ -113,3 +116,15 @@ def seconds(text: str) -> float:
     if not match:
         raise ValueError(f"time: {text!r} is not of the form 90s, 20m or 3h")
     return float(match[1]) * {"s": 1, "m": 60, "h": 3600}[match[2]]
+
+
+def deadline_of(limit: str | None) -> float:
+    """The end of a command that starts now and has a limit such as `20m`, in `time.monotonic`.
+
+    Raises:
+        UserError: the limit is not of that form.
+    """
+    try:
+        return time.monotonic() + seconds(limit) if limit else math.inf
+    except ValueError as error:
+        raise UserError(f"--time: {error}") from None

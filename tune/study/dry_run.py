@@ -20,7 +20,8 @@ from sfc.config import Config, Data
 from sfc.config.files import change_config
 from sfc.errors import UserError
 from sfc.pipeline import STAGES, Pipeline
-from sfc.runtime.engine import LocalEngine, available_cpus, default_device
+from sfc.runtime.engine import LocalEngine, default_device
+from sfc.runtime.machine import available_cpus
 from sfc.runtime.store import MANIFEST, Store
 from tune.space.parameter import Value
 from tune.space.space_file import Space

@@ -7,7 +7,7 @@ from typing import Any
 
 from sfc.config import plugins
 from sfc.errors import Diverged, UserError
-from sfc.pipeline import Pipeline
+from sfc.pipeline import NotDone, Pipeline
 from sfc.results import Result, Supervision, supervision
 from sfc.scoring.names import prefix_of
 from tune.space.sections import Objective
@@ -31,7 +31,7 @@ def measure(pipeline: Pipeline, objective: Objective) -> Result:
         return result
     try:
         value = float(plugins.load(metric)(pipeline))
-    except (UserError, Diverged):
+    except (UserError, Diverged, NotDone):
         raise
     except Exception as error:
         raise UserError(f"the objective {metric} failed: {plugins.last_line(error)}") from error

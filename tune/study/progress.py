@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Sequence
@@ -10,7 +9,6 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune import Callback
 from rich.console import Console
 from rich.table import Table
 
@@ -35,31 +33,24 @@ def shown(value: Value) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-class Progress(Callback):
+class Progress:
     """Prints a line as each trial ends: how it went, the best so far against the published setting, time left until
     the study has `budget` trials in all."""
 
     def __init__(self, console: Console, study: optuna.Study, budget: int) -> None:
         self.console, self.study, self.budget = console, study, budget
         self.begin = time.monotonic()
-        self.ended = 0
+        self.over = 0
         self.reference: Evaluated | None = None
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # as in StudySearch
+    def started(self, number: int, chosen: dict[str, Any]) -> None:
+        self.console.out(f"trial {number} starts: {_settings(chosen)}", style="dim", highlight=False)
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        text = _settings(json.loads(trial.config["changes"]))
-        self.console.out(f"trial {trial.config['number']} starts: {text}", style="dim", highlight=False)
+    def reported(self, number: int, result: dict[str, Any]) -> None:
+        """Nothing is printed of a trial that goes on."""
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._line(trial.config["number"], trial.last_result or {})
-
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._line(trial.config["number"], {"failed": "the trial's process died"})
-
-    def _line(self, number: int, result: dict[str, Any]) -> None:
-        self.ended += 1
+    def ended(self, number: int, result: dict[str, Any]) -> None:
+        self.over += 1
         if result.get("failed"):
             what = f"failed: {result['failed']}"
         elif result.get("complete"):
@@ -75,7 +66,7 @@ class Progress(Callback):
         if self.reference is not None:
             parts.append(f"published {self.reference[1]['value']:.4f}")
         if (left := self.budget - len(done)) > 0:
-            pace = (time.monotonic() - self.begin) / self.ended
+            pace = (time.monotonic() - self.begin) / self.over
             parts.append(f"about {duration(left * pace)} left")
         self.console.out(" | ".join(parts), highlight=False)
 

@@ -9,7 +9,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import optuna
 import ray.tune
@@ -23,6 +23,8 @@ from tune.private import set_attrs
 from tune.space.space_file import Space
 from tune.study.study import QUEUED, repair
 from tune.study.trial import Job, run_trial
+
+DIED = "the trial's process died"
 
 
 class StudySearch(Searcher):
@@ -74,7 +76,7 @@ class StudySearch(Searcher):
         state, value = TrialState.PRUNED, None
         if failed:
             state = TrialState.FAIL
-            attributes["reason"] = result.get("failed") or "the trial's process died; see its log"
+            attributes["reason"] = result.get("failed") or f"{DIED}; see its log"
         elif result.get("complete"):
             state, value = TrialState.COMPLETE, result["objective"]
             attributes |= json.loads(result["attributes"])
@@ -88,12 +90,54 @@ class StudySearch(Searcher):
         del self.running[trial_id]
 
 
+class Listener(Protocol):
+    """Hears of each trial, by its number."""
+
+    def started(self, number: int, chosen: dict[str, Any]) -> None:
+        """Its process is there; `chosen`: its settings. Again where the process died and another took over."""
+
+    def reported(self, number: int, result: dict[str, Any]) -> None:
+        """It sent a result, the last one included."""
+
+    def ended(self, number: int, result: dict[str, Any]) -> None:
+        """It is over, and the study knows it; `result`: its last, or `failed`, the reason."""
+
+
+class _Callback(Callback):
+    """Hands on what Tune says of trials. Tune pickles its callbacks, to restore an experiment; ours are continued from
+    the study."""
+
+    def __init__(self, listeners: Sequence[Listener] = ()) -> None:
+        self.listeners = listeners
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        for listener in self.listeners:
+            listener.started(trial.config["number"], json.loads(trial.config["changes"]))
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        for listener in self.listeners:
+            listener.reported(trial.config["number"], result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        for listener in self.listeners:
+            listener.ended(trial.config["number"], trial.last_result or {})
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        for listener in self.listeners:
+            listener.ended(trial.config["number"], {"failed": DIED})
+
+
 def run_trials(
     study: optuna.Study,
     job: Job,
     trials: int,
     deadline: float = math.inf,
-    callbacks: Sequence[Callback] = (),
+    listeners: Sequence[Listener] = (),
     trainable: Callable[..., None] = run_trial,
 ) -> None:
     """Run so many more trials of a study from `open_study`. Those that run at the deadline, in `time.monotonic`, are
@@ -115,7 +159,7 @@ def run_trials(
             name=f"{study.study_name}-{int(time.time())}",
             storage_path=str((job.results / "ray").absolute()),
             failure_config=FailureConfig(max_failures=RETRIES),
-            callbacks=list(callbacks),
+            callbacks=[_Callback(listeners)],
             verbose=0,
         ),
     )

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import optuna
 from rich.console import Console
@@ -15,13 +14,14 @@ from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.stores import StoreAddress, open_store
 from sfc.scoring.names import split_of
-from tune.cluster.connect import check_nodes, slots
 from tune.options import ClusterOptions
-from tune.space.sections import PROXIES, seconds
+from tune.space.sections import PROXIES
 from tune.space.space_file import Space
-from tune.study.trial import Job
-from tune.tracking.tracker import EXPERIMENT, Tracker, fixed_settings, tracking_uri, without_password
 from tune.tracking.versions import versions
+
+if TYPE_CHECKING:  # Ray and MLflow take seconds to import, so a function imports what it uses
+    from tune.study.trial import Job
+    from tune.tracking.tracker import Tracker
 
 
 def open_data(space: Space, store: StoreAddress) -> tuple[Space, Pipeline]:
@@ -31,7 +31,7 @@ def open_data(space: Space, store: StoreAddress) -> tuple[Space, Pipeline]:
     Raises:
         UserError: the split that the objective names has no masks, or the data are not in order.
     """
-    pipeline = Pipeline(space.base, open_store(store), engine=None)  # type: ignore[arg-type]  # nothing is run
+    pipeline = Pipeline(space.base, open_store(store), engine=None)
     objective, data = space.file.objective, space.base.data
     for split in dict.fromkeys([data.train, data.select]):
         pipeline.split(split)
@@ -45,25 +45,16 @@ def open_data(space: Space, store: StoreAddress) -> tuple[Space, Pipeline]:
     return space, pipeline.changed(space.base)
 
 
-def deadline_of(limit: str | None) -> float:
-    """The end of a command that starts now and has a limit such as `20m`, in `time.monotonic`.
+def start_job(space: Space, cluster: ClusterOptions, workers: int, gpus: float) -> Job:
+    """Connect to Ray. Returns what all trials share: `workers` for each trial's training, `gpus` for each trial.
 
     Raises:
-        UserError: the limit is not of that form.
+        UserError: no Ray answers, it holds no such trial or final, or a node lacks the code, the data or a folder.
     """
-    try:
-        return time.monotonic() + seconds(limit) if limit else math.inf
-    except ValueError as error:
-        raise UserError(f"--time: {error}") from None
+    from tune.cluster.connect import check_nodes, connect, slots
+    from tune.study.trial import Job
 
-
-def job_of(space: Space, cluster: ClusterOptions, workers: int, gpus: float) -> Job:
-    """What all trials share, on the Ray that this process is connected to: `workers` for each trial's training, `gpus`
-    for each trial.
-
-    Raises:
-        UserError: the cluster holds no such trial or final, or a node lacks the code, the data or a folder.
-    """
+    connect(cluster.address)
     at_once = slots(workers, gpus)
     slots(cluster.workers, 0)
     folders = [cluster.store, *([cluster.results] if workers > 1 else [])]
@@ -75,6 +66,8 @@ def job_of(space: Space, cluster: ClusterOptions, workers: int, gpus: float) -> 
 
 def start_run(tracker: Tracker, study: optuna.Study, space: Space, pipeline: Pipeline, words: list[str]) -> str:
     """Start or continue the MLflow run of a search whose command had these words. Returns the run's id."""
+    from tune.tracking.tracker import fixed_settings
+
     code = versions() | {"data.fingerprint": pipeline.train.fingerprint}
     command = f"python tune/search.py {shlex.join(words)}"
     study.set_user_attr("command", command)
@@ -89,6 +82,8 @@ def start_run(tracker: Tracker, study: optuna.Study, space: Space, pipeline: Pip
 
 def show_runs(console: Console, name: str, results: Path) -> None:
     """Print where MLflow has a study's runs and how to open them."""
+    from tune.tracking.tracker import EXPERIMENT, tracking_uri, without_password
+
     address = without_password(tracking_uri(results))
     opens = f"open {address}" if address.startswith("http") else f"mlflow ui --backend-store-uri {address}"
     text = f"runs: MLflow experiment {EXPERIMENT}, study {name}; to open them:\n  {opens}"

@@ -72,6 +72,11 @@ def check_database(path: Path) -> None:
     )
 
 
+def is_new(results: Path) -> bool:
+    """Whether no study can be there yet."""
+    return not os.environ.get(STORAGE) and not (results / "optuna.db").exists()
+
+
 def storage_at(results: Path) -> optuna.storages.BaseStorage:
     """The storage of all studies: the one that OPTUNA_STORAGE names, else a SQLite file in the results folder.
 

@@ -99,7 +99,7 @@ def tpe(seed: int) -> optuna.samplers.TPESampler:
     each other one by itself: those under a condition, and those whose range was edited. With Optuna's `group=True` a
     search would stay in the range that the study's first trials had."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        warnings.simplefilter("ignore")  # an experimental and, from 4.9 on, a deprecated argument
         return optuna.samplers.TPESampler(
             seed=seed, multivariate=True, constant_liar=True, n_startup_trials=6, warn_independent_sampling=False
         )

@@ -13,9 +13,7 @@ from typing import Any
 import optuna
 from mlflow.entities import Run
 from optuna.trial import FrozenTrial, TrialState
-from ray.tune import Callback
 
-from sfc import plots
 from sfc.data import Dataset
 from sfc.runtime.store import Store
 from tune.space.space_file import Space
@@ -25,8 +23,8 @@ from tune.tracking.tracker import LOGGED, Tracker, masks_seen
 FIGURE_IMAGES = 4
 
 
-class TrialLogger(Callback):
-    """Tune's callback that keeps one MLflow run a trial, and one below it for each inner trial.
+class TrialLogger:
+    """Keeps one MLflow run a trial, and one below it for each inner trial.
 
     Results come from the study, so that `catch_up` finishes the runs which a killed driver left unfinished.
 
@@ -44,14 +42,11 @@ class TrialLogger(Callback):
     ) -> None:
         self.tracker, self.study, self.space, self.parent = tracker, study, space, parent
         self.data, self.store = data, store
-        self.runs: dict[str, str] = {}  # id of the run by Tune's id of the trial
+        self.runs: dict[int, str] = {}  # id of a trial's run by its number
         self.existing = self._existing()  # a look-up for each trial would cost more than making its run
         self.pictured = data.ids(space.base.data.select)[:FIGURE_IMAGES]
         self.writer = ThreadPoolExecutor(1)  # neither MLflow nor drawing keeps the next trial waiting
         self.waiting: deque[Future[None]] = deque()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {}  # Tune pickles its callbacks, to restore an experiment; ours are continued from the study
 
     def _existing(self) -> dict[int, Run]:
         """The runs that MLflow has now of the study's trials, by number."""
@@ -78,34 +73,30 @@ class TrialLogger(Callback):
             self.waiting.popleft().result()
         self.waiting.append(self.writer.submit(write, *arguments))
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._later(self._begin, trial.trial_id, trial.config)
+    def started(self, number: int, chosen: dict[str, Any]) -> None:
+        self._later(self._begin, number, chosen)
 
-    def _begin(self, trial_id: str, config: dict[str, Any]) -> None:
-        if trial_id not in self.runs:  # else it started again, after its process died
-            self.runs[trial_id] = self._start(config["number"])
-            self.tracker.log(self.runs[trial_id], params=json.loads(config["changes"]))
+    def _begin(self, number: int, chosen: dict[str, Any]) -> None:
+        if number not in self.runs:  # else it started again, after its process died
+            self.runs[number] = self._start(number)
+            self.tracker.log(self.runs[number], params=chosen)
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def reported(self, number: int, result: dict[str, Any]) -> None:
         if not result.get("complete") and not result.get("failed"):
-            self._later(self._epochs, trial.trial_id, result)
+            self._later(self._epochs, number, result)
 
-    def _epochs(self, trial_id: str, result: dict[str, Any]) -> None:
+    def _epochs(self, number: int, result: dict[str, Any]) -> None:
         preview = {"epoch": result["epoch"], "preview": result["objective"]}
-        self.tracker.log(self.runs[trial_id], history=[*json.loads(result["history"]), preview])
+        self.tracker.log(self.runs[number], history=[*json.loads(result["history"]), preview])
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        self._later(self._end, trial.trial_id, trial.config)
+    def ended(self, number: int, result: dict[str, Any]) -> None:
+        self._later(self._end, number)
 
-    on_trial_error = on_trial_complete
-
-    def _end(self, trial_id: str, config: dict[str, Any]) -> None:
-        self._begin(trial_id, config)  # its process may have died before it started
-        trial = self.study.get_trials(deepcopy=False)[config["number"]]
+    def _end(self, number: int) -> None:
+        trial = self.study.get_trials(deepcopy=False)[number]
+        self._begin(number, values_of(trial))  # its process may have died before it started
         if trial.state.is_finished():  # else the search's time was over
-            self._finish(trial, self.runs[trial_id])
+            self._finish(trial, self.runs[number])
 
     def _finish(self, trial: FrozenTrial, run: str) -> None:
         """Write the results of a finished trial from the study; its own run is marked last."""
@@ -134,6 +125,8 @@ class TrialLogger(Callback):
         maps = self.store.local(Path(trial.user_attrs.get("maps", "-")))
         if maps is None:
             return
+        from sfc import plots  # late: matplotlib takes a second
+
         with tempfile.TemporaryDirectory() as name:
             section = self.space.config(values_of(trial)).pseudo
             plots.maps_grid(Path(name, "maps.png"), self.data, self.pictured, {"": (maps, section)})

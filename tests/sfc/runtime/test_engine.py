@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from sfc.runtime.engine import Context, LocalEngine, available_cpus, bf16_gains, numerics, shards
+from sfc.runtime.engine import Context, LocalEngine, bf16_gains, numerics, shards
+from sfc.runtime.machine import available_cpus
 
 CPU = torch.device("cpu")
 

@@ -1,8 +1,6 @@
 """Runs of trials in MLflow: one each, whole, whenever the driver died."""
 
-import json
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from mlflow.entities import Run
@@ -30,7 +28,7 @@ def test_a_trial_that_ended_without_its_run_gets_one(tmp_path: Path, died: str) 
         trial.set_user_attr(name, value)
     study.tell(trial, 0.4)
     tracker = Tracker(tracking_uri(tmp_path), tmp_path)
-    data = Pipeline(space.base, Store(tmp_path / "store"), engine=None).data  # type: ignore[arg-type]
+    data = Pipeline(space.base, Store(tmp_path / "store"), engine=None).data
     tags = {"sfc.kind": "trial", "sfc.study": "s", "sfc.trial": "0"}
     if died != "before the run":
         begun = tracker.start("s/0", "s-000", tags)
@@ -60,17 +58,16 @@ def test_a_trial_whose_process_died_before_it_started_gets_its_run(tmp_path: Pat
     trial.set_user_attr("reason", "the trial's process died")
     study.tell(trial, state=TrialState.FAIL)
     tracker = Tracker(tracking_uri(tmp_path), tmp_path)
-    data = Pipeline(space.base, Store(tmp_path / "store"), engine=None).data  # type: ignore[arg-type]
+    data = Pipeline(space.base, Store(tmp_path / "store"), engine=None).data
     parent = tracker.start("s", "s", {"sfc.kind": "search", "sfc.study": "s"})
     logger = TrialLogger(tracker, study, space, parent, data, Store(tmp_path / "store"))
-    ended = SimpleNamespace(trial_id="a", config={"number": 0, "changes": json.dumps(chosen)})
-    logger.on_trial_error(0, [], ended)
+    logger.ended(0, {"failed": "the trial's process died"})
     logger.finish()
     [run] = tracker.all("tags.`sfc.kind` = 'trial'")
     assert run.info.status == "FAILED" and run.data.tags["sfc.reason"] == "the trial's process died"
     assert run.data.params == {name: str(value) for name, value in chosen.items()}
 
     logger = TrialLogger(tracker, study, space, parent, data, Store(tmp_path / "store"))
-    logger.on_trial_error(0, [], SimpleNamespace(trial_id="b", config={"number": 9, "changes": "{}"}))
+    logger.ended(9, {})
     with pytest.raises(IndexError):  # what the thread raised
         logger.finish()
