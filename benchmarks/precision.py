@@ -45,7 +45,7 @@ def main() -> None:
     full, half = (sorted(seconds[bf16][2:])[(STEPS - 2) // 2] for bf16 in (False, True))
     print(f"{config.backbone.name}, {number} x {side} x {side}, {device}, {torch.get_num_threads()} threads")
     print(f"float32 {full * 1000:.1f} ms, bf16 channels_last {half * 1000:.1f} ms: {full / half:.2f} x as fast")
-    print(f"precision `auto` chooses {'bf16' if bf16_gains(device) else 'fp32'} here")
+    print(f"precision `auto` chooses {'bf16' if bf16_gains(device, steps[True][1]) else 'fp32'} here")
 
 
 if __name__ == "__main__":

@@ -127,8 +127,8 @@ def costs(name: str, images: int, folder: Path) -> dict[str, dict[str, float]]:
     in_a_step["affinity"] = config.affinity.batch
     seconds |= {stage: engine.step(stage) / in_a_step[stage] for stage in engine.steps}
     if config.pseudo.method == "irn":
-        how = numerics(config.affinity.precision, default_device())
         net = IRN(config.backbone)
+        how = numerics(config.affinity.precision, default_device(), net)
         net.load_state_dict(load(pipeline.output("affinity")))
         net, begin = how.place(net), CLOCK()
         affinity.mean_displacement(net, Work(folder, config, {}, pipeline.data, pipeline.train, pipeline.train), how)

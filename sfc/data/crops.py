@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from sfc.data.dataset import Dataset, Split
+from sfc.data.decoded import Decoded
 from sfc.data.images import VOID, read_mask
 from sfc.method.image_bank import Recipe
 
@@ -94,6 +95,7 @@ class Crops(TorchDataset[Crop]):
         masks: Path | None = None,
     ) -> None:
         self.data, self.split, self.seed, self.masks = data, split, seed, masks
+        self.decoded = Decoded.open(data, split)
         self.crop, self.flip, self.resize_long, self.resize = augmentation
 
     def __getitem__(self, recipe: Recipe) -> Crop:
@@ -104,7 +106,7 @@ class Crops(TorchDataset[Crop]):
             return Crop(torch.zeros(shape, dtype=torch.uint8), torch.zeros(4, dtype=torch.int64), label, torch.empty(0))
         rng = np.random.default_rng([self.seed, epoch, index])
         name = self.split.ids[index]
-        image = self.data.image(name)
+        image = self.data.image(name) if self.decoded is None else self.decoded[index]
         scale = 1.0
         if self.resize_long is not None:
             scale = int(rng.integers(self.resize_long[0], self.resize_long[1] + 1)) / max(image.size)

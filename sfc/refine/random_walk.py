@@ -173,4 +173,4 @@ def walk_scores(fused_NKHW: Tensor, edge_Nab: Tensor, section: Walk) -> Tensor:
 
 def walk_labels(fused_NKHW: Tensor, edge_Nab: Tensor, section: Walk) -> Tensor:
     """Pseudo-labels (N, H, W) uint8, indices into the K channels; arguments as in `walk_scores`."""
-    return walk_scores(fused_NKHW, edge_Nab, section).argmax(1).to(torch.uint8)
+    return walk_scores(fused_NKHW, edge_Nab, section).max(1).indices.to(torch.uint8)

@@ -36,7 +36,7 @@ def ruled_maps(maps: Maps, section: Pseudo, fusion: float) -> Tensor:
 
 def hard_labels(maps: Maps, section: Pseudo) -> np.ndarray:
     """Seeds of one image: (H, W) uint8 indices into the kept channels; a tie goes to the background."""
-    return ruled_maps(maps, section, section.fusion).argmax(0).numpy().astype(np.uint8)
+    return ruled_maps(maps, section, section.fusion).max(0).indices.numpy().astype(np.uint8)
 
 
 def as_classes(label: np.ndarray, keys: np.ndarray) -> np.ndarray:

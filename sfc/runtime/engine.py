@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import nn
 
 from sfc.config import Precision
 from sfc.runtime.machine import available_cpus
@@ -25,11 +26,18 @@ SHARD = 50
 """Images that a process takes at a time."""
 
 
-def bf16_gains(device: torch.device) -> bool:
-    """Whether bf16 makes training faster than float32 on this device: GPUs from Ampere on, CPUs with bf16 arithmetic
-    (AVX512-BF16 or AMX; `benchmarks/precision.py` prints the ratio)."""
+BF16_WEIGHTS = 1_000_000
+"""Weights from which a network gains by bf16 on a CPU: the conversions of a small one cost more than they save."""
+
+
+def bf16_gains(device: torch.device, network: nn.Module) -> bool:
+    """Whether bf16 makes a network faster than float32, by a rule, so that two runs never differ by it: on GPUs from
+    Ampere on; on CPUs with bf16 arithmetic (AVX512-BF16 or AMX) for a network of at least a million weights
+    (`benchmarks/precision.py` prints the ratios)."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
+    if sum(parameter.numel() for parameter in network.parameters()) < BF16_WEIGHTS:
+        return False
     flags = Path("/proc/cpuinfo")
     return torch.ops.mkldnn._is_mkldnn_bf16_supported() and flags.is_file() and "avx512_bf16" in flags.read_text()
 
@@ -51,9 +59,9 @@ class Numerics:
         return placed
 
 
-def numerics(precision: Precision, device: torch.device) -> Numerics:
-    """Resolve the setting `precision` on a device."""
-    return Numerics(device, precision == "bf16" or (precision == "auto" and bf16_gains(device)))
+def numerics(precision: Precision, device: torch.device, network: nn.Module) -> Numerics:
+    """Resolve the setting `precision` for a network on a device."""
+    return Numerics(device, precision == "bf16" or (precision == "auto" and bf16_gains(device, network)))
 
 
 @dataclass
@@ -142,12 +150,26 @@ class LocalEngine:
 
     def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
         items = list(items)
-        if self.processes == 1 or len(items) < 2 or (gpu and torch.cuda.is_available()):
+        if gpu and not torch.cuda.is_available() and self.processes > 1:
+            yield from self._in_threads(function, items)
+        elif self.processes == 1 or len(items) < 2 or gpu:
             with self.watched() as step:
                 for item in items:
                     yield function(item)
                     step()
-            return
-        spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
-        with ProcessPoolExecutor(min(self.processes, len(items)), spawn, _single_thread) as pool:
-            yield from pool.map(function, items)
+        else:
+            spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
+            with ProcessPoolExecutor(min(self.processes, len(items)), spawn, _single_thread) as pool:
+                yield from pool.map(function, items)
+
+    def _in_threads(self, function: Callable[[Item], Output], items: list[Item]) -> Iterator[Output]:
+        """The items of work that is a network's, which holds no lock of Python while it computes: threads share the
+        network, and start at once. Each computes on one core."""
+        before = torch.get_num_threads()
+        try:
+            with ThreadPoolExecutor(self.processes, initializer=_single_thread) as pool, self.watched() as step:
+                for output in pool.map(function, items):
+                    yield output
+                    step()
+        finally:
+            torch.set_num_threads(before)

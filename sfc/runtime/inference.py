@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import TypeVar
+from threading import Lock
+from typing import ParamSpec, TypeVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from sfc.config import Backbone, Classifier
+from sfc.config import Backbone, Classifier, Precision
 from sfc.data import Dataset, Split
 from sfc.data.crops import normalise
 from sfc.method.build import build_method
@@ -20,14 +21,30 @@ from sfc.runtime.engine import Numerics
 from sfc.runtime.training import trained
 
 Item = TypeVar("Item")
+Made = TypeVar("Made")
+Arguments = ParamSpec("Arguments")
 BATCH_PIXELS = 512 * 512
 """Images of one size go through the network together up to this many pixels; it changes the speed alone."""
 
 
-@lru_cache(maxsize=1)
-def load_method(folder: Path, section: Classifier, backbone: Backbone, training: TrainingSet, how: Numerics) -> Method:
-    """A trained method from its stage's folder, on its device, in eval mode; kept for the next shard."""
-    return trained(build_method(section, backbone.model_copy(update={"weights": None}), training), folder, how)
+def once_for_all_threads(make: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
+    """A function that keeps its last result; threads that want the same one wait for it instead of making their own."""
+    kept, lock = lru_cache(maxsize=1)(make), Lock()
+
+    @wraps(make)
+    def get(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:
+        with lock:
+            return kept(*args, **kwargs)
+
+    return get
+
+
+@once_for_all_threads
+def load_method(
+    folder: Path, section: Classifier, backbone: Backbone, training: TrainingSet, precision: Precision
+) -> tuple[Method, Numerics]:
+    """A trained method from its stage's folder, in eval mode, and how it computes; kept for the next shard."""
+    return trained(build_method(section, backbone.model_copy(update={"weights": None}), training), folder, precision)
 
 
 def by_shape(items: Iterable[tuple[Sequence[int], Item]], pixels: int) -> Iterator[list[Item]]:

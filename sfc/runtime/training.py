@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-from sfc.config import Training
+from sfc.config import Precision, Training
 from sfc.data.crops import Crop, Crops
 from sfc.errors import Diverged, UserError
 from sfc.method.image_bank import Recipe
-from sfc.runtime.engine import CHECKPOINT, Context, Numerics, numerics
+from sfc.runtime.engine import CHECKPOINT, Context, Numerics, default_device, numerics
 from sfc.runtime.machine import keep_freed_memory
 
 WEIGHTS = "model.pt"
@@ -58,10 +58,11 @@ def load(folder: Path, prefix: str = "") -> dict[str, Tensor]:
     return without_prefix(torch.load(folder / WEIGHTS, map_location="cpu", weights_only=True), prefix)
 
 
-def trained(net: Net, folder: Path, how: Numerics) -> Net:
-    """A network with the weights in a stage's folder, on its device, in eval mode."""
+def trained(net: Net, folder: Path, precision: Precision) -> tuple[Net, Numerics]:
+    """A network with the weights in a stage's folder, on this process's device, in eval mode, and how it computes."""
     net.load_state_dict(load(folder))
-    return how.place(net).eval()
+    how = numerics(precision, default_device(), net)
+    return how.place(net).eval(), how
 
 
 def poly(step: int, steps: int, power: float) -> float:
@@ -135,7 +136,7 @@ def fit(
         Diverged: a loss is not finite; says which, and where.
     """
     keep_freed_memory()
-    how = numerics(section.precision, context.device)
+    how = numerics(section.precision, context.device, model)
     model = how.place(model)
     sgd = build_optimiser(groups, section)
     rates = [group["lr"] for group in sgd.param_groups]

@@ -77,7 +77,9 @@ def train(context: Context, work: Work) -> None:
     ]
     history = fit(context, PairLoss(net, section.radius, backbone), batches, section, groups, seed)
     if context.rank == 0:
-        net.get_buffer("running_mean").copy_(mean_displacement(net, work, numerics(section.precision, context.device)))
+        net.get_buffer("running_mean").copy_(
+            mean_displacement(net, work, numerics(section.precision, context.device, net))
+        )
         save(net, history, context.folder)
 
 

@@ -3,31 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 
 import torch
 
-from sfc.config import Backbone
+from sfc.config import Backbone, Precision
 from sfc.refine.irn import IRN, pair_edge
-from sfc.runtime.engine import Engine, Numerics, default_device, numerics
-from sfc.runtime.inference import network_input
+from sfc.runtime.engine import Engine, Numerics
+from sfc.runtime.inference import network_input, once_for_all_threads
 from sfc.runtime.map_files import save_edge
 from sfc.runtime.training import trained
 from sfc.stages.spec import Spec, Work
 
 
-@lru_cache(maxsize=1)
-def _load(folder: Path, backbone: Backbone, how: Numerics) -> IRN:
-    return trained(IRN(backbone.model_copy(update={"weights": None})), folder, how)
+@once_for_all_threads
+def _load(folder: Path, backbone: Backbone, precision: Precision) -> tuple[IRN, Numerics]:
+    return trained(IRN(backbone.model_copy(update={"weights": None})), folder, precision)
 
 
 @torch.inference_mode()
 def _shard(indices: Sequence[int], work: Work) -> None:
     """Write the edges of some images."""
     section, backbone = work.settings.affinity, work.settings.backbone
-    how = numerics(section.precision, default_device())
-    net = _load(work.inputs["affinity"], backbone, how)
+    net, how = _load(work.inputs["affinity"], backbone, section.precision)
     for _, name, path in work.missing(indices):
         image = network_input(work.data, name, backbone, how.device)
         with how.autocast():

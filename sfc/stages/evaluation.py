@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial, reduce
+from functools import partial, reduce
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from sfc.data.images import read_mask, write_mask
 from sfc.method.cam import resize
 from sfc.networks.deeplab import backbone_section, build_deeplab
 from sfc.refine.crf import CLIP, PRESETS, crf_probabilities
-from sfc.runtime.engine import Engine, Numerics, default_device, numerics, shards
-from sfc.runtime.inference import network_input
+from sfc.runtime.engine import Engine, Numerics, shards
+from sfc.runtime.inference import network_input, once_for_all_threads
 from sfc.runtime.machine import available_cpus
 from sfc.runtime.training import trained
 from sfc.scoring.tally import Tally, merge
@@ -30,10 +30,11 @@ CHUNK = 400
 """Images whose probabilities wait on disk for the CRF at a time: about 2 GB at VOC's sizes."""
 
 
-@lru_cache(maxsize=1)
-def _load(folder: Path, settings: Config, channels: int, how: Numerics) -> nn.Module:
+@once_for_all_threads
+def _load(folder: Path, settings: Config, channels: int) -> tuple[nn.Module, Numerics]:
     backbone = backbone_section(settings).model_copy(update={"weights": None})
-    return trained(build_deeplab(settings.segmentation, backbone, channels), folder, how)
+    net: nn.Module = build_deeplab(settings.segmentation, backbone, channels)
+    return trained(net, folder, settings.evaluation.precision)
 
 
 def predict(net: nn.Module, image_13HW: Tensor, section: Evaluation) -> Tensor:
@@ -56,14 +57,13 @@ def _predict(indices: Sequence[int], work: Work) -> None:
     """Write the predictions of some images; before a CRF `ID.npz` instead, with the averaged probabilities, float16, of
     the classes that a CRF can tell from none."""
     section, backbone = work.settings.evaluation, backbone_section(work.settings)
-    how = numerics(section.precision, default_device())
-    net = _load(work.inputs["segmentation"], work.settings, len(work.data.classes) + 1, how)
+    net, how = _load(work.inputs["segmentation"], work.settings, len(work.data.classes) + 1)
     for _, name, path in work.missing(indices, PREDICTIONS, ".png"):
         image = network_input(work.data, name, backbone, how.device)
         with how.autocast():
             probability = predict(net, image, section)
         if section.crf == "none":
-            write_mask(path, probability.argmax(0).to(torch.uint8).cpu().numpy())
+            write_mask(path, probability.max(0).indices.to(torch.uint8).cpu().numpy())
             continue
         keys = (probability.amax(dim=(1, 2)) > CLIP).nonzero()[:, 0]
         with path.with_suffix(".npz").open("wb") as file:

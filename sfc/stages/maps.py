@@ -14,7 +14,7 @@ from torch import Tensor
 from sfc.config import Cam, MapsOptions
 from sfc.errors import UserError
 from sfc.method.protocol import Method
-from sfc.runtime.engine import Engine, default_device, numerics
+from sfc.runtime.engine import Engine
 from sfc.runtime.foreign_maps import read_foreign
 from sfc.runtime.inference import image_batches, load_method
 from sfc.runtime.map_files import kept_channels, save_maps
@@ -55,8 +55,9 @@ def check_maps(maps: Mapping[str, Tensor], channels: int, method: str) -> None:
 def _infer_shard(indices: Sequence[int], work: Work) -> None:
     """Write the maps of some images."""
     settings, split = work.settings, work.split
-    how = numerics(settings.cam.precision, default_device())
-    method = load_method(work.inputs["classifier"], settings.classifier, settings.backbone, work.training_set(), how)
+    method, how = load_method(
+        work.inputs["classifier"], settings.classifier, settings.backbone, work.training_set(), settings.cam.precision
+    )
     missing = [i for i, *_ in work.missing(indices)]
     for group, image in image_batches(missing, work.data, split, settings.backbone, how.device):
         with how.autocast():

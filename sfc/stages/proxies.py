@@ -13,7 +13,7 @@ import torch
 from sfc.config import RULE
 from sfc.refine.crf import crf_labels
 from sfc.refine.seeds import as_classes, hard_labels
-from sfc.runtime.engine import Engine, default_device, numerics
+from sfc.runtime.engine import Engine
 from sfc.runtime.inference import image_batches, load_method
 from sfc.runtime.store import write_atomic
 from sfc.scoring.metrics import class_iou, confusion
@@ -30,8 +30,9 @@ SHARD = 10
 def _scores(indices: Sequence[int], work: Work) -> np.ndarray:
     """(N, C) float32 image-level logits of some images, as they are, without further views."""
     settings = work.settings
-    how = numerics(settings.cam.precision, default_device())
-    method = load_method(work.inputs["classifier"], settings.classifier, settings.backbone, work.training_set(), how)
+    method, how = load_method(
+        work.inputs["classifier"], settings.classifier, settings.backbone, work.training_set(), settings.cam.precision
+    )
     scores = np.empty((len(indices), len(work.data.classes)), np.float32)
     for group, image in image_batches(indices, work.data, work.split, settings.backbone, how.device):
         with how.autocast():

@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 import psutil
@@ -68,6 +69,23 @@ def command(*words: str, folder: Path) -> subprocess.Popen:
         # pytest's own processes ignore SIGINT, and what they start would inherit that
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that ended."""
+
+    code: int
+    output: str
+    """Of both streams."""
+
+
+def call(main: Callable[[list[str]], int], *words: str, results: Path) -> Ended:
+    """Run a command in this process, on the Ray that it is connected to: a Ray and imports of its own would take longer
+    than tiny work."""
+    with redirect_stdout(StringIO()) as output, redirect_stderr(output):
+        code = main([*words, "--results", str(results)])
+    return Ended(code, output.getvalue())
 
 
 def free_port() -> int:
@@ -168,6 +186,10 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def nodes(cluster: Cluster) -> Cluster:
+    return join(cluster)
+
+
+def join(cluster: Cluster) -> Cluster:
     """The three nodes, those replaced that an earlier test lost; this process is connected to them."""
     while len(cluster.worker_nodes) < 2:
         cluster.add_node(num_cpus=1, object_store_memory=10**8)

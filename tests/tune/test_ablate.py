@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from mlflow import MlflowClient
 
-from tests.tune.conftest import ROOT, TINY, command
+from tests.tune.conftest import ROOT, TINY, call, command
 from tune.ablate import main
 from tune.study.storage import storage_at
 from tune.tracking.tracker import EXPERIMENT, tracking_uri
@@ -23,10 +23,12 @@ arms:
 """
 
 
+WORDS = ["--plan", "small.yaml", "--seeds", "2", "--table", "written/table.md", *TINY]
+
+
 def ablate(folder: Path) -> subprocess.Popen:
     (folder / "small.yaml").write_text(PLAN)
-    words = ["--plan", "small.yaml", "--seeds", "2", "--table", "written/table.md", *TINY]
-    return command(str(ROOT / "tune" / "ablate.py"), *words, folder=folder)
+    return command(str(ROOT / "tune" / "ablate.py"), *WORDS, folder=folder)
 
 
 def manifests(results: Path) -> dict[str, int]:
@@ -45,7 +47,10 @@ def runs(results: Path) -> dict[str, list]:
 
 
 @pytest.mark.slow
-def test_an_ablation_goes_on_where_it_stopped_and_does_nothing_twice(tmp_path: Path) -> None:
+@pytest.mark.usefixtures("nodes")
+def test_an_ablation_goes_on_where_it_stopped_and_does_nothing_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     results = tmp_path / "results"
     process = ablate(tmp_path)
     seen = ""
@@ -63,9 +68,10 @@ def test_an_ablation_goes_on_where_it_stopped_and_does_nothing_twice(tmp_path: P
     assert 1 <= sum(len(arm["runs"]) for arm in numbers["arms"].values()) < 6
     assert runs(results)["ablation"][0].info.status == "FAILED"
 
-    process = ablate(tmp_path)
-    output = process.communicate(timeout=240)[0]
-    assert process.returncode == 1, output
+    monkeypatch.chdir(tmp_path)
+    ended = call(main, *WORDS, results=results)
+    output = ended.output
+    assert ended.code == 1, output
     assert "error: 2 runs failed: broken, seed 11; broken, seed 12" in output
     assert "6/6: " in output and "left" in output
     second = manifests(results)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +18,8 @@ from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import LocalEngine
 from sfc.runtime.store import Store
-from tests.tune.conftest import ROOT, TINY, command
-from tune import report
+from tests.tune.conftest import ROOT, TINY, Ended, call, command
+from tune import ablate, final, report
 from tune.space.space_file import load_space
 from tune.study.study import complete, load_study
 
@@ -42,20 +41,6 @@ QUIET = "from seam import Seam\n\n\nclass Quiet(Seam):\n    pass\n"
 PLUGINS = ["--plugin", "seam:Seam", "--plugin", "quiet:Quiet"]
 
 
-@dataclass
-class Run:
-    """A command that ended."""
-
-    code: int
-    output: str
-
-
-def run(script: str, *words: str, folder: Path) -> Run:
-    process = command(str(ROOT / "tune" / script), *words, folder=folder)
-    output, _ = process.communicate(timeout=240)
-    return Run(process.returncode, output)
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of a user's own: a base, a space, and a method in a file beside them."""
@@ -67,13 +52,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def search(folder: Path) -> Run:
+def search(folder: Path) -> Ended:
     """A search over two methods of one's own, one of them in experiments/plugins/, to the end."""
-    return run("search.py", "--space", "own.yaml", "--study", "own", *TINY, "classifier.epochs=1", folder=folder)
+    words = ["--space", "own.yaml", "--study", "own", *TINY, "classifier.epochs=1"]
+    process = command(str(ROOT / "tune" / "search.py"), *words, folder=folder)
+    output, _ = process.communicate(timeout=240)
+    return Ended(process.returncode, output)
 
 
 @pytest.fixture
-def study(search: Run, folder: Path) -> optuna.Study:
+def study(search: Ended, folder: Path) -> optuna.Study:
     assert search.code == 0, search.output
     return load_study("own", folder / "results")
 
@@ -112,27 +100,30 @@ def test_the_source_of_the_method_is_in_the_key_of_what_it_made(study: optuna.St
     assert all(len(m["settings"]["classifier"]["method"].split()[1]) == 16 for m in manifests)
 
 
+@pytest.fixture
+def allowed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The user's folder is the current one; what commands allow is forgotten after the test."""
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(plugins, "_allowed", set())
+
+
 @pytest.mark.slow
-@pytest.mark.usefixtures("study")
+@pytest.mark.usefixtures("study", "allowed")
 def test_a_study_imports_code_only_where_the_command_names_it(folder: Path) -> None:
-    refused = run("final.py", "--study", "own", folder=folder)
+    refused = call(final.main, "--study", "own", results=folder / "results")
     assert refused.code == 2 and "Traceback" not in refused.output
     assert "does not import code by itself; if you trust it, name it on the command line by --plugin" in refused.output
-    again = run("final.py", "--study", "own", *PLUGINS, folder=folder)
+    again = call(final.main, "--study", "own", *PLUGINS, results=folder / "results")
     assert again.code == 0 and "final run of trial" in again.output, again.output
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("study")
-def test_a_report_on_it_needs_the_same_word(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
-) -> None:
-    monkeypatch.chdir(folder)
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.setattr(plugins, "_allowed", set())
-    words = ["--study", "own", "--results", str(folder / "results")]
-    assert report.main(words) == 2 and "by --plugin seam:Seam" in capsys.readouterr().err
-    assert report.main([*words, *PLUGINS]) == 0
+@pytest.mark.usefixtures("study", "allowed")
+def test_a_report_on_it_needs_the_same_word(folder: Path) -> None:
+    refused = call(report.main, "--study", "own", results=folder / "results")
+    assert refused.code == 2 and "by --plugin seam:Seam" in refused.output
+    assert call(report.main, "--study", "own", *PLUGINS, results=folder / "results").code == 0
     assert "er_weight" in (folder / "results" / "reports" / "own.html").read_text()
 
 
@@ -146,12 +137,14 @@ arms:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("nodes")
 def test_maps_of_another_program_are_an_arm_beside_sfc(tmp_path: Path) -> None:
     words = [*TINY, "classifier.epochs=1", f"data.root={tmp_path / 'data'}"]
     data = open_dataset(load_config("synthetic.yaml", words).data)
     write_masks_as_maps(data, tmp_path / "maps")
     (tmp_path / "plan.yaml").write_text(PLAN.replace("FOLDER", str(tmp_path / "maps")))
-    done = run("ablate.py", "--plan", "plan.yaml", "--seeds", "1", *words, folder=tmp_path)
+    plan = ["--plan", str(tmp_path / "plan.yaml"), "--seeds", "1"]
+    done = call(ablate.main, *plan, *words, results=tmp_path / "results")
     assert done.code == 0, done.output
     [file] = (tmp_path / "results" / "ablations").glob("*/numbers.json")
     sfc, maps = (arm["runs"][0]["metrics"] for arm in json.loads(file.read_text())["arms"].values())

@@ -14,9 +14,11 @@ import pytest
 from mlflow import MlflowClient
 from optuna.trial import TrialState
 from PIL import Image
+from ray.cluster_utils import Cluster
 
 from sfc.config.files import load_config
-from tests.tune.conftest import ROOT, SPACE, TINY, command
+from tests.tune.conftest import ROOT, SPACE, TINY, Ended, call, command, join
+from tune.search import main
 from tune.study.storage import one_driver
 from tune.study.study import complete, counted, load_study
 from tune.tracking.tracker import EXPERIMENT, tracking_uri
@@ -37,9 +39,9 @@ def read_until(process: subprocess.Popen, text: str) -> str:
     raise AssertionError(f"{text!r} never came:\n{seen}")
 
 
-def finish(process: subprocess.Popen) -> str:
+def finish(process: subprocess.Popen) -> Ended:
     output, _ = process.communicate(timeout=240)
-    return output
+    return Ended(process.returncode, output)
 
 
 @dataclass
@@ -70,15 +72,14 @@ class MainJob:
         found = client.search_runs([client.get_experiment_by_name(EXPERIMENT).experiment_id])
         return [run for run in found if not kind or run.data.tags["sfc.kind"] == kind]
 
-    def end(self, name: str, process: subprocess.Popen) -> None:
-        output = finish(process)
+    def end(self, name: str, ended: Ended) -> None:
         trials = {t.number: t.value for t in counted(self.study)}
-        self.stages[name] = Stage(process.returncode, output, trials, len(self.runs()))
+        self.stages[name] = Stage(ended.code, ended.output, trials, len(self.runs()))
 
 
 @pytest.fixture(scope="module")
-def job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
-    """Ctrl-C, SIGTERM, loss of power, to the end, once more, with an edited space, with another base."""
+def job(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> MainJob:
+    """Ctrl-C, SIGTERM, to the end, once more, with an edited space, with another base. `test_kills.py` has SIGKILL."""
     folder = tmp_path_factory.mktemp("job")
     space, edited = folder / "tiny.yaml", folder / "edited.yaml"
     space.write_text(SPACE)
@@ -88,22 +89,22 @@ def job(tmp_path_factory: pytest.TempPathFactory) -> MainJob:
     process = search(folder, space)
     read_until(process, "1/4 done")
     process.send_signal(signal.SIGINT)
-    job.end("Ctrl-C", process)
+    job.end("Ctrl-C", finish(process))
 
     process = search(folder, space)
     read_until(process, "starts")
     os.killpg(process.pid, signal.SIGTERM)  # as a cluster does: to the driver and Ray's processes
-    job.end("SIGTERM", process)
+    job.end("SIGTERM", finish(process))
 
-    process = search(folder, space)
-    read_until(process, "starts")
-    os.killpg(process.pid, signal.SIGKILL)
-    job.end("SIGKILL", process)
+    def again(space: Path, *words: str) -> Ended:
+        data = f"data.root={folder / 'data'}"
+        return call(main, "--space", str(space), "--study", "tiny", *words, *TINY, data, results=job.results)
 
-    job.end("to the end", search(folder, space))
-    job.end("once more", search(folder, space))
-    job.end("edited", search(folder, edited))
-    job.end("another base", search(folder, edited, "classifier.batch=4"))
+    join(cluster)
+    job.end("to the end", again(space))
+    job.end("once more", again(space))
+    job.end("edited", again(edited))
+    job.end("another base", again(edited, "classifier.batch=4"))
     return job
 
 
@@ -208,13 +209,14 @@ def test_another_base_is_another_study(job: MainJob) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("nodes")
 def test_a_search_of_which_every_trial_diverges_says_so_and_fails(tmp_path: Path, space_file: Path) -> None:
     space_file.write_text(space_file.read_text().replace("0.05", "1.0e+29"))
-    process = search(tmp_path, space_file, "--trials", "2")
-    output = finish(process)
-    assert process.returncode == 1, output
-    assert "no trial ran in full" in output
-    assert "is not finite in epoch 1" in output
+    words = ["--space", str(space_file), "--trials", "2", *TINY, f"data.root={tmp_path / 'data'}"]
+    ended = call(main, *words, results=tmp_path / "results")
+    assert ended.code == 1, ended.output
+    assert "no trial ran in full" in ended.output
+    assert "is not finite in epoch 1" in ended.output
 
 
 @pytest.mark.slow
@@ -234,9 +236,8 @@ def test_an_objective_of_ones_own_searches_and_chooses(tmp_path: Path) -> None:
         .replace("grace: 1", "grace: 3")
         + "objective: {metric: own_metric:low_weight}\n"
     )
-    process = search(tmp_path, space)
-    output = finish(process)
-    assert process.returncode == 0, output
+    ended = finish(search(tmp_path, space))
+    assert ended.code == 0, ended.output
     study = load_study("tiny", tmp_path / "results")
     for trial in complete(study):
         settings = trial.user_attrs["settings"]
@@ -248,18 +249,18 @@ def test_an_objective_of_ones_own_searches_and_chooses(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "results" / "final" / "tiny" / "finals.json").read_text())["chosen"] == 1
 
     (tmp_path / "own_metric.py").write_text("def low_weight(pipeline):\n    return 0.0\n")
-    process = search(tmp_path, space)
-    output = finish(process)
-    assert process.returncode == 2 and "searches something else: source of objective.metric" in output
+    ended = finish(search(tmp_path, space))
+    assert ended.code == 2 and "searches something else: source of objective.metric" in ended.output
 
 
+@pytest.mark.usefixtures("nodes")
 def test_no_second_driver_runs_a_study(tmp_path: Path, space_file: Path) -> None:
     (tmp_path / "results").mkdir()
+    words = ["--space", str(space_file), "--study", "tiny", *TINY, f"data.root={tmp_path / 'data'}"]
     with one_driver(tmp_path / "results" / "studies" / "tiny.lock"):
-        process = search(tmp_path, space_file)
-        output = finish(process)
-    assert process.returncode == 2
-    assert "another process is running this study" in output
+        ended = call(main, *words, results=tmp_path / "results")
+    assert ended.code == 2
+    assert "another process is running this study" in ended.output
     assert not (tmp_path / "results" / "optuna.db").exists(), "a study was opened all the same"
 
 

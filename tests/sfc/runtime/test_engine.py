@@ -69,10 +69,13 @@ def test_a_checkpoint_is_replaced_whole(tmp_path: Path) -> None:
 
 
 def test_precision_is_what_was_asked_for_and_auto_what_gains() -> None:
-    assert numerics("bf16", CPU).bf16 and not numerics("fp32", CPU).bf16
-    assert numerics("auto", CPU).bf16 == bf16_gains(CPU)
+    layer = torch.nn.Conv2d(3, 4, 1)
+    assert numerics("bf16", CPU, layer).bf16 and not numerics("fp32", CPU, layer).bf16
+    assert not numerics("auto", CPU, layer).bf16, "a small network gains nothing"
+    large = torch.nn.Linear(1000, 1000)
+    assert numerics("auto", CPU, large).bf16 == bf16_gains(CPU, large)
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        how = numerics(precision, CPU)
+        how = numerics(precision, CPU, torch.nn.Conv2d(3, 4, 1))
         layer, x = how.place(torch.nn.Conv2d(3, 4, 1)), how.place(torch.rand(1, 3, 2, 2))
         with how.autocast():
             assert layer(x).dtype == dtype

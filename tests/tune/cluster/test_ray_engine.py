@@ -24,7 +24,7 @@ from sfc.pipeline import Pipeline
 from sfc.runtime.engine import Context, LocalEngine
 from sfc.runtime.store import Store
 from sfc.runtime.training import WEIGHTS
-from tests.tune.conftest import ROOT, SPACE, TINY, command
+from tests.tune.conftest import SPACE, TINY, call
 from tune import search
 from tune.cluster.ray_engine import RayEngine
 from tune.space.parameter import decode
@@ -203,19 +203,18 @@ def test_a_search_on_a_cluster_survives_the_loss_of_a_node_with_the_same_numbers
     space_file.write_text(
         ONE_FINAL.replace("choice: [0.05, 1.0e+30]", "choice: [0.05, 0.04]").replace("1.0e+30", "0.04")
     )
-    words = ["--space", str(space_file), "--study", "s", "--address", nodes.address, "--trials", "3", *TINY]
-    process = command(str(ROOT / "tune" / "search.py"), *words, "classifier.epochs=6", folder=tmp_path)
+    words = ["--space", str(space_file), "--study", "s", "--trials", "3", *TINY, "classifier.epochs=6"]
     results = tmp_path / "results"
 
     def lose() -> None:
         nodes.remove_node(nodes.worker_nodes.copy().pop(), allow_graceful=False)
 
     with once(lambda: len(list((results / "store" / "classifier").glob("*.partial/checkpoint.pt"))) == 2, lose):
-        output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
+        ended = call(search.main, *words, f"data.root={tmp_path / 'data'}", results=results)
+    assert ended.code == 0, ended.output
     study = load_study("s", results)
     done = counted(study)
-    assert len(done) == 3 and not [t for t in done if t.state == TrialState.FAIL], output
+    assert len(done) == 3 and not [t for t in done if t.state == TrialState.FAIL], ended.output
     assert len({tuple(sorted(t.params.items())) for t in done}) == 3
     space = load_space(str(space_file), None, [*TINY, "classifier.epochs=6"])
     for trial in complete(study):
