@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import gc
 import logging
 import os
 import signal
@@ -81,6 +83,7 @@ def execute(
         The exit code, see `guarded`.
     """
     words = sys.argv[1:] if words is None else list(words)
+    atexit.register(gc.freeze)  # at its end Python would search all that was imported for garbage, which takes a second
     options = parser.parse_intermixed_args(words, argparse.Namespace(words=words))
 
     def logged() -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from PIL import Image
@@ -64,8 +64,8 @@ def _write(data: Dataset, split: Split, file: Path, sizes: Path) -> bool:
     write_atomic(sizes, json.dumps(shapes))
     partial = file.with_suffix(".partial")
     with partial.open("wb") as output:  # not a map: on a full disk that would end the process
-        header = {"descr": "|u1", "fortran_order": False, "shape": (total,)}
-        np.lib.format.write_array_header_1_0(output, header)
+        layout: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": (total,)}
+        np.lib.format.write_array_header_1_0(output, layout)
         for name in split.ids:
             output.write(np.asarray(data.image(name)).tobytes())
     partial.replace(file)

@@ -84,6 +84,6 @@ class _PixelCorrelation(torch.autograd.Function):
             # dR + dR^T in one product of rank 2 (2K + 1)
             both = torch.bmm(torch.cat([left, right], 1).transpose(1, 2), torch.cat([right, left], 1))
             torch.ops.aten.threshold_backward.grad_input(both, relu, 0, grad_input=both)  # 0 where R is
+            both.diagonal(dim1=1, dim2=2).add_((grad_norm / root)[:, 0])  # a norm is the root of its entry of F^T F
             grad_feature = torch.bmm(feature, both.to(feature.dtype))
-            grad_feature += feature * (grad_norm / root).to(feature.dtype)
         return grad_cam, grad_feature

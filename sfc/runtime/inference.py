@@ -29,7 +29,8 @@ BATCH_PIXELS = 512 * 512
 
 def once_for_all_threads(make: Callable[Arguments, Made]) -> Callable[Arguments, Made]:
     """A function that keeps its last result; threads that want the same one wait for it instead of making their own."""
-    kept, lock = lru_cache(maxsize=1)(make), Lock()
+    kept: Callable[..., Made] = lru_cache(maxsize=1)(make)
+    lock = Lock()
 
     @wraps(make)
     def get(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Made:

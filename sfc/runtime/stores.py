@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sfc.runtime.store import Store
+if TYPE_CHECKING:
+    from sfc.runtime.store import Store
 
 StoreAddress = str | Path
 """A folder, or `s3://BUCKET/PREFIX` or `gs://BUCKET/PREFIX`: every process on every node can open a store by it."""
@@ -28,6 +30,8 @@ def open_store(address: StoreAddress, cache: Path | None = None) -> Store:
         UserError: it can't be reached or written, or another version of the settings made it.
     """
     if "://" not in str(address):
+        from sfc.runtime.store import Store  # late: a command line needs the address alone
+
         return Store(Path(address))
     from sfc.runtime.remote_store import RemoteStore  # imports obstore, which a folder does not need
 

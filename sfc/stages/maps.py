@@ -20,6 +20,9 @@ from sfc.runtime.inference import image_batches, load_method
 from sfc.runtime.map_files import kept_channels, save_maps
 from sfc.stages.spec import METHOD, Spec, Work
 
+SHARD = 20
+"""Images that a process takes at a time: so few that small sets are spread too."""
+
 
 def scaled_size(size: tuple[int, int], scale: float) -> tuple[int, int]:
     """Height and width times `scale`, rounded half to even, at least 1."""
@@ -85,7 +88,7 @@ def _read_shard(indices: Sequence[int], work: Work) -> None:
 def run(work: Work, engine: Engine) -> None:
     """Write `ID.npz` for every image of the split."""
     foreign = work.settings.classifier.method == "maps"
-    work.over_images(engine, _read_shard if foreign else _infer_shard, gpu=not foreign)
+    work.over_images(engine, _read_shard if foreign else _infer_shard, gpu=not foreign, size=SHARD)
 
 
 SPEC = Spec(

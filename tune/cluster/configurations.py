@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -26,6 +27,8 @@ from tune.cluster.ray_engine import RETRIES, ProcessDied, RayEngine, hang_guard,
 from tune.options import ClusterOptions
 from tune.space.sections import Objective
 from tune.study.objective import measure
+
+log = logging.getLogger("sfc")
 
 Run = dict[str, Any]
 """A configuration's `config` (as JSON, its threshold chosen) and the fields of its `Result`, folders as text; or
@@ -99,12 +102,24 @@ def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> I
         plugins.load(goal.metric)  # refused where the user's command does not name it
     left: dict[int, Config] = {}
     for i, config in enumerate(configs):
-        try:
-            yield i, run_config(config, cluster.store, None, goal)
-        except NotDone:
+        if (run := _stored(config, cluster.store, goal)) is None:
             left[i] = config
+        else:
+            yield i, run
     if left:
         yield from _run_left(left, cluster, goal)
+
+
+def _stored(config: Config, store: StoreAddress, goal: Goal) -> Run | None:
+    """The run of a configuration all of whose outputs the store has, else None."""
+    level = log.level
+    log.setLevel(logging.WARNING)  # not a line for every output that is there
+    try:
+        return run_config(config, store, None, goal)
+    except NotDone:
+        return None
+    finally:
+        log.setLevel(level)
 
 
 def _run_left(configs: dict[int, Config], cluster: ClusterOptions, goal: Goal) -> Iterator[tuple[int, Run]]:
