@@ -17,7 +17,7 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS)
 
 @contextmanager
 def locked(path: Path, *, busy: str | None = None) -> Iterator[None]:
-    """Hold an exclusive lock on a file, which is made where it is missing and which the holder may delete.
+    """Hold an exclusive lock on a file, which is made where it is missing; its holder may delete it as the last act.
 
     Raises:
         UserError: another process holds the lock (with the message `busy`; None waits for that process instead), or

@@ -32,9 +32,9 @@ def test_a_lock_lets_one_in_at_a_time_also_when_its_holder_deletes_the_file(tmp_
             with locked(tmp_path / "a.lock"):
                 assert inside.acquire(blocking=False)
                 entered.append(delete)
-                if delete:
-                    (tmp_path / "a.lock").unlink(missing_ok=True)
                 inside.release()
+                if delete:  # its last act: from here on another file is another lock
+                    (tmp_path / "a.lock").unlink(missing_ok=True)
 
     threads = [threading.Thread(target=ask, args=(i % 2 == 0,)) for i in range(4)]
     for thread in threads:
