@@ -98,5 +98,4 @@ def set_up_logging() -> None:
     logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S", level=logging.WARNING)
     logging.getLogger("sfc").setLevel(logging.INFO)
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")  # which it puts in force when it is imported
-    for name in ("alembic", "optuna"):  # these tell at INFO what they set up
-        logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("alembic").setLevel(logging.WARNING)  # at INFO it tells what it sets up

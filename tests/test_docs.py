@@ -35,7 +35,7 @@ def code(page: Path) -> str:
     return "\n".join(lines)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=50)
 def test_the_page_on_python_runs(tmp_path: Path) -> None:
     page = ROOT / "docs" / "python.md"
     program = f"exec(compile({code(page)!r}, {str(page)!r}, 'exec'))"

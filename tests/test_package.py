@@ -163,7 +163,7 @@ class Smooth(PlainCam):
 """
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=90)
 def test_the_wheel_works_without_a_checkout(sfc: Callable[..., str], tmp_path: Path) -> None:
     assert "search" in sfc("--help")
     assert "format: synthetic" in sfc("show", "synthetic.yaml")

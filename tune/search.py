@@ -44,10 +44,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def run(options: argparse.Namespace) -> int:
     """The command on parsed options; returns the exit code."""
-    import optuna
     from rich.console import Console
 
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     return search(options, Console())
 
 

@@ -31,7 +31,7 @@ Scales = Annotated[tuple[Annotated[float, Field(ge=0.1, le=4)], ...], Field(min_
 Factors = tuple[Positive, Positive]
 """Range of a random factor."""
 Precision = Literal["auto", "bf16", "fp32"]
-"""`auto`: bf16 where the hardware computes faster with it, else fp32."""
+"""`auto`: bf16 where a network of this size gains by it on this hardware, else fp32."""
 Optimiser = Literal["sgd", "sgd_as_published"]
 """SGD with the momentum of its section; or with the weight decay in the momentum's place, since the published code of
 SFC hands its arguments on in that order."""

@@ -167,8 +167,15 @@ def head() -> Iterator[Head]:
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
+def modules(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for modules of a user's own, which the processes of `cluster` import from."""
+    return tmp_path_factory.mktemp("modules")
+
+
+@pytest.fixture(scope="session")
+def cluster(modules: Path) -> Iterator[Cluster]:
     """A Ray of three nodes, one for all tests of a process: a head that works on nothing, and two with a core each."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(modules), os.environ.get("PYTHONPATH")]))
     soon = {"health_check_period_ms": 500, "health_check_failure_threshold": 3}  # a lost node is noticed in seconds
     started = Cluster(
         initialize_head=True,

@@ -7,7 +7,7 @@ import pytest
 from benchmarks.kills import KINDS, faults, run
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=200)
 def test_a_search_that_is_killed_loses_nothing_and_does_nothing_twice(
     tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:

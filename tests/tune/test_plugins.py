@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import optuna
 import pytest
+from ray.cluster_utils import Cluster
 
 from sfc.config import plugins
 from sfc.config.files import load_config
@@ -18,8 +19,9 @@ from sfc.errors import UserError
 from sfc.pipeline import Pipeline
 from sfc.runtime.engine import LocalEngine
 from sfc.runtime.store import Store
-from tests.tune.conftest import ROOT, TINY, Ended, call, command
+from tests.tune.conftest import TINY, Ended, call, join
 from tune import ablate, final, report
+from tune import search as search_command
 from tune.space.space_file import load_space
 from tune.study.study import complete, load_study
 
@@ -52,12 +54,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def search(folder: Path) -> Ended:
+def search(folder: Path, modules: Path, cluster: Cluster) -> Ended:
     """A search over two methods of one's own, one of them in experiments/plugins/, to the end."""
-    words = ["--space", "own.yaml", "--study", "own", *TINY, "classifier.epochs=1"]
-    process = command(str(ROOT / "tune" / "search.py"), *words, folder=folder)
-    output, _ = process.communicate(timeout=240)
-    return Ended(process.returncode, output)
+    (modules / "quiet.py").write_text(QUIET)
+    words = ["--space", str(folder / "own.yaml"), "--study", "own", *TINY, "classifier.epochs=1"]
+    join(cluster)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "path", [*sys.path])
+        patch.setattr(plugins, "_allowed", set())
+        return call(search_command.main, *words, f"data.root={folder / 'data'}", results=folder / "results")
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from optuna.trial import TrialState
 from PIL import Image
 from ray.cluster_utils import Cluster
 
+from sfc.config import plugins
 from sfc.config.files import load_config
 from tests.tune.conftest import ROOT, SPACE, TINY, Ended, call, command, join
 from tune.search import main
@@ -108,7 +109,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> MainJob:
     return job
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=100)
 @pytest.mark.parametrize(("signal", "code"), [("Ctrl-C", 130), ("SIGTERM", 143)])
 def test_an_interrupted_search_says_how_to_go_on(job: MainJob, signal: str, code: int) -> None:
     stage = job.stages[signal]
@@ -219,9 +220,14 @@ def test_a_search_of_which_every_trial_diverges_says_so_and_fails(tmp_path: Path
     assert "is not finite in epoch 1" in ended.output
 
 
-@pytest.mark.slow
-def test_an_objective_of_ones_own_searches_and_chooses(tmp_path: Path) -> None:
-    (tmp_path / "own_metric.py").write_text(
+@pytest.mark.slow(seconds=30)
+@pytest.mark.usefixtures("nodes")
+def test_an_objective_of_ones_own_searches_and_chooses(
+    tmp_path: Path, modules: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(modules)
+    monkeypatch.setattr(plugins, "_allowed", set())
+    (modules / "own_metric.py").write_text(
         "import json\n\n\n"
         "def low_weight(pipeline):\n"
         '    maps = pipeline.output("maps", pipeline.config.data.select)\n'
@@ -236,7 +242,8 @@ def test_an_objective_of_ones_own_searches_and_chooses(tmp_path: Path) -> None:
         .replace("grace: 1", "grace: 3")
         + "objective: {metric: own_metric:low_weight}\n"
     )
-    ended = finish(search(tmp_path, space))
+    words = ["--space", str(space), "--study", "tiny", *TINY, f"data.root={tmp_path / 'data'}"]
+    ended = call(main, *words, results=tmp_path / "results")
     assert ended.code == 0, ended.output
     study = load_study("tiny", tmp_path / "results")
     for trial in complete(study):
@@ -248,8 +255,10 @@ def test_an_objective_of_ones_own_searches_and_chooses(tmp_path: Path) -> None:
     assert complete(study)[0].params["classifier.options.prototype_weight"] == 0.4
     assert json.loads((tmp_path / "results" / "final" / "tiny" / "finals.json").read_text())["chosen"] == 1
 
-    (tmp_path / "own_metric.py").write_text("def low_weight(pipeline):\n    return 0.0\n")
-    ended = finish(search(tmp_path, space))
+    (modules / "own_metric.py").write_text("def low_weight(pipeline):\n    return 0.0\n")
+    sys.modules.pop("own_metric")
+    plugins._digest.cache_clear()
+    ended = call(main, *words, results=tmp_path / "results")
     assert ended.code == 2 and "searches something else: source of objective.metric" in ended.output
 
 

@@ -12,7 +12,7 @@ from tests.tune.conftest import ROOT, SPACE, TINY, call, command
 from tune import final as final_command
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_a_search_in_a_bucket_leaves_no_work_to_a_machine_without_copies(
     tmp_path: Path, space_file: Path, s3: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -47,11 +47,15 @@ class Goal:
     """The last stage."""
 
 
-def run_config(config: Config, store: StoreAddress, engine: Engine | None, goal: Goal) -> Run:
-    """Take one configuration through the stages; divergence and death of a process are results. Without an engine
-    everything is in the store already, or this raises NotDone."""
+def run_config(config: Config, store: StoreAddress, engine: Engine, goal: Goal) -> Run:
+    """Take one configuration through the stages; divergence and death of a process are results."""
+    return _run(Pipeline(config, open_store(store), engine), goal)
+
+
+def _run(pipeline: Pipeline, goal: Goal) -> Run:
+    """As `run_config`; of a pipeline without an engine everything is in the store, or this raises NotDone."""
+    config = pipeline.config
     try:
-        pipeline = Pipeline(config, open_store(store), engine)
         if goal.sweep:
             seeds = pipeline.output("seeds", config.data.select) / METRICS
             best = json.loads(seeds.read_text(encoding="utf-8"))["best"]
@@ -101,8 +105,11 @@ def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> I
     if goal.metric is not None and plugins.is_path(goal.metric):
         plugins.load(goal.metric)  # refused where the user's command does not name it
     left: dict[int, Config] = {}
+    store, opened = open_store(cluster.store), None
     for i, config in enumerate(configs):
-        if (run := _stored(config, cluster.store, goal)) is None:
+        if opened is None or opened.config.data != config.data:
+            opened = Pipeline(config, store, None)
+        if (run := _stored(opened.changed(config), goal)) is None:
             left[i] = config
         else:
             yield i, run
@@ -110,12 +117,12 @@ def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> I
         yield from _run_left(left, cluster, goal)
 
 
-def _stored(config: Config, store: StoreAddress, goal: Goal) -> Run | None:
-    """The run of a configuration all of whose outputs the store has, else None."""
+def _stored(pipeline: Pipeline, goal: Goal) -> Run | None:
+    """The run of a pipeline all of whose outputs the store has, else None."""
     level = log.level
     log.setLevel(logging.WARNING)  # not a line for every output that is there
     try:
-        return run_config(config, store, None, goal)
+        return _run(pipeline, goal)
     except NotDone:
         return None
     finally:

@@ -109,8 +109,9 @@ def run_final(
     usable = (run for job, run in outcomes if "failed" not in run and job.trial.number == finals["chosen"])
     kept = next(usable, None)
     logging.getLogger("sfc").setLevel(logging.WARNING)  # the store has everything from here on
+    pipeline = Pipeline(jobs[0].config, open_store(cluster.store), LocalEngine(1))
     if kept is not None:
-        write_folder(folder, finals, kept, _pipeline(kept, cluster))
+        write_folder(folder, finals, kept, pipeline.changed(build_config(kept["config"])))
     search = tracker.find(name)
     parent = search.info.run_id if search else None
     for job, run in outcomes:
@@ -118,7 +119,7 @@ def run_final(
         tags = {"sfc.kind": "final", "sfc.study": name, "sfc.trial": str(job.trial.number)}
         title = f"final {job.trial.number} seed {job.config.seed} {name}"
         tracked = tracker.start(key, title, tags, parent)
-        tracker.finish(tracked, **tracked_results(job, run, cluster))
+        tracker.finish(tracked, **tracked_results(job, run, pipeline))
         tracker.log(tracked, tags={"sfc.kept": str(run is kept)})  # another run may be kept than last time
         if run is kept:
             tracker.files(tracked, folder)
@@ -127,11 +128,6 @@ def run_final(
     if kept is None:
         raise Diverged("no final run gave numbers:\n" + "\n".join(reasons(finals)))
     return finals | {"folder": str(folder)}
-
-
-def _pipeline(run: Run, cluster: ClusterOptions) -> Pipeline:
-    """The pipeline of a run that is done, to read its outputs."""
-    return Pipeline(build_config(run["config"]), open_store(cluster.store), LocalEngine(1))
 
 
 def summary(metric: str, outcomes: Sequence[tuple[Job, Run]]) -> Finals:
@@ -200,12 +196,13 @@ def _draw(folder: Path, pipeline: Pipeline, iou: dict[str, list[float | None]]) 
         plots.curves(folder / f"losses_{stage}.png", read_history(pipeline.output(stage)))
 
 
-def tracked_results(job: Job, run: Run, cluster: ClusterOptions) -> dict[str, Any]:
-    """Results of a final run, or the reason why it failed, as `Tracker.finish` takes them."""
+def tracked_results(job: Job, run: Run, pipeline: Pipeline) -> dict[str, Any]:
+    """Results of a final run, or the reason why it failed, as `Tracker.finish` takes them; `pipeline`: of the same data
+    and store."""
     params, tags = values_of(job.trial) | {"seed": job.config.seed}, versions()
     if "failed" in run:
         return {"params": params, "tags": tags | {"sfc.complete": "False"}, "failed": run["failed"]}
-    pipeline = _pipeline(run, cluster)
+    pipeline = pipeline.changed(build_config(run["config"]))
     tags |= {"data.fingerprint": pipeline.train.fingerprint, "sfc.complete": "True"} | masks_seen(run["supervision"])
     params["pseudo.threshold"] = pipeline.config.pseudo.threshold
     history = read_history(pipeline.output("classifier"))

@@ -19,6 +19,8 @@ from optuna.storages.journal import JournalFileBackend
 from sfc.errors import UserError
 from sfc.runtime.locks import locked
 
+optuna.logging.set_verbosity(optuna.logging.WARNING)  # at INFO it tells of every study, those in memory included
+
 STORAGE = "OPTUNA_STORAGE"
 """Environment variable: a database's address, or journal:FILE, for studies on many machines."""
 

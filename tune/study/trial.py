@@ -93,7 +93,6 @@ def run_trial(sample: dict[str, Any], *, job: Job) -> None:
         job: what it shares with the others.
     """
     torch.set_num_threads(1)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     space, chosen, objective = job.space, json.loads(sample["changes"]), job.space.file.objective
     allow_named(space.file.model_dump(mode="json"))  # the space file of the user's own command names it
     config = space.config(chosen)

@@ -33,7 +33,7 @@ def submit(head: Head, *words: str) -> subprocess.CompletedProcess[str]:
     return head.ray("job", "submit", "--address", head.dashboard, "--working-dir", ".", "--", *command)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=80)
 def test_a_submitted_search_shows_its_progress_and_leaves_its_results(head: Head, tmp_path: Path) -> None:
     (tmp_path / "small.yaml").write_text(SMALL)
     done = submit(head, str(tmp_path / "small.yaml"), "--study", "small", *TINY)

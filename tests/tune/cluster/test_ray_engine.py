@@ -126,7 +126,7 @@ def test_shards_come_in_order_and_survive_a_node_a_hang_and_say_what_is_wrong(no
         RayEngine(2, tmp_path)
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=140)
 def test_a_training_and_a_crf_that_lose_a_node_end_as_if_nothing_had_happened(
     nodes: Cluster, config: Config, tmp_path: Path
 ) -> None:
@@ -194,7 +194,7 @@ def test_a_divergence_is_raised_and_not_retried(nodes: Cluster, tmp_path: Path) 
     assert ranks and len(set(ranks)) == len(ranks), "a worker started twice"
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=40)
 def test_a_search_on_a_cluster_survives_the_loss_of_a_node_with_the_same_numbers(
     nodes: Cluster, tmp_path: Path
 ) -> None:
@@ -223,7 +223,7 @@ def test_a_search_on_a_cluster_survives_the_loss_of_a_node_with_the_same_numbers
         assert max(t["value"] for t in search_inner(again, space, chosen, trial.number)) == trial.value
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=90)
 def test_trials_of_several_workers_run_one_after_the_other_in_full(nodes: Cluster, tmp_path: Path) -> None:
     """Two cores hold one at a time; the second learns next to nothing, and is not stopped early for it."""
     space_file = tmp_path / "tiny.yaml"

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import ttest_rel
+from scipy.stats import kendalltau, ttest_rel
 
 from sfc.scoring.metrics import iou_of
 from tune.evidence import stats
@@ -111,6 +111,13 @@ def test_kendall() -> None:
     assert 0 < near.low < near.value < near.high < 1
     assert none.low < 0 < none.high
     assert kendall(x, -x).value == pytest.approx(-1)
+
+
+def test_kendall_with_ties_is_tau_b() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(5):
+        x, y = rng.integers(0, 4, 12), rng.integers(0, 4, 12)
+        assert kendall(x, y).value == pytest.approx(kendalltau(x, y).statistic)
 
 
 @pytest.mark.parametrize(("x", "y"), [([1, 2, 3], [1, 2, 3]), ([1, 1, 1, 1], [1, 2, 3, 4]), ([1, 2, 3, 4], [5] * 4)])
