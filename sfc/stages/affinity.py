@@ -104,7 +104,7 @@ def run(work: Work, engine: Engine) -> None:
 
 
 SPEC = Spec(
-    version=2,
+    version=3,
     run=run,
     reads=lambda config: ("affinity", *RULE, "pseudo.crf", "backbone", "seed"),
     inputs=lambda config: ("classifier", "maps"),

@@ -90,7 +90,7 @@ def _reads(config: Config) -> tuple[str, ...]:
 
 
 SPEC = Spec(
-    version=2,
+    version=3,
     run=run,
     reads=_reads,
     split="train",

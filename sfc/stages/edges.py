@@ -38,7 +38,7 @@ def run(work: Work, engine: Engine) -> None:
 
 
 SPEC = Spec(
-    version=2,
+    version=3,
     run=run,
     reads=lambda config: ("affinity.crop", "affinity.precision", "backbone"),
     inputs=lambda config: ("affinity",),

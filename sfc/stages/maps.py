@@ -92,7 +92,7 @@ def run(work: Work, engine: Engine) -> None:
 
 
 SPEC = Spec(
-    version=2,
+    version=3,
     run=run,
     reads=lambda config: ("cam", *METHOD),
     inputs=lambda config: ("classifier",),

@@ -96,7 +96,7 @@ def run(work: Work, engine: Engine) -> None:
 
 
 SPEC = Spec(
-    version=2,
+    version=3,
     run=run,
     reads=lambda config: (*RULE, "pseudo.crf", "cam.precision", *METHOD),
     inputs=lambda config: ("classifier", "maps"),
