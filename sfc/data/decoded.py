@@ -63,10 +63,13 @@ def _write(data: Dataset, split: Split, file: Path, sizes: Path) -> bool:
         return False
     write_atomic(sizes, json.dumps(shapes))
     partial = file.with_suffix(".partial")
-    with partial.open("wb") as output:  # not a map: on a full disk that would end the process
-        layout: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": (total,)}
-        np.lib.format.write_array_header_1_0(output, layout)
-        for name in split.ids:
-            output.write(np.asarray(data.image(name)).tobytes())
-    partial.replace(file)
+    try:
+        with partial.open("wb") as output:  # not a map: on a full disk that would end the process
+            layout: dict[str, Any] = {"descr": "|u1", "fortran_order": False, "shape": (total,)}
+            np.lib.format.write_array_header_1_0(output, layout)
+            for name in split.ids:
+                output.write(np.asarray(data.image(name)).tobytes())
+        partial.replace(file)
+    finally:
+        partial.unlink(missing_ok=True)  # what is left of it would keep the disk full
     return True

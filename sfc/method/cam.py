@@ -31,7 +31,7 @@ def unit(x_ND: Tensor) -> Tensor:
 
 
 class _Unit(torch.autograd.Function):
-    """x / (n + 1e-5) in half the passes over x that automatic differentiation takes."""
+    """x / (n + 1e-5), in fewer passes over x than automatic differentiation takes."""
 
     @staticmethod
     def forward(ctx: Any, x_ND: Tensor) -> Tensor:

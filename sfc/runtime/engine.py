@@ -150,13 +150,13 @@ class LocalEngine:
 
     def map(self, function: Callable[[Item], Output], items: Iterable[Item], *, gpu: bool = False) -> Iterator[Output]:
         items = list(items)
-        if gpu and not torch.cuda.is_available() and self.processes > 1:
-            yield from self._in_threads(function, items)
-        elif self.processes == 1 or len(items) < 2 or gpu:
+        if self.processes == 1 or len(items) < 2 or (gpu and torch.cuda.is_available()):
             with self.watched() as step:
                 for item in items:
                     yield function(item)
                     step()
+        elif gpu:
+            yield from self._in_threads(function, items)
         else:
             spawn = multiprocessing.get_context("spawn")  # a fork would copy the locks of torch's threads
             with ProcessPoolExecutor(min(self.processes, len(items)), spawn, _single_thread) as pool:

@@ -12,7 +12,7 @@ from sfc.config.files import change_config, setting_names
 from sfc.config.values import differing, flat, restrict
 from sfc.data import Dataset
 from sfc.errors import UserError
-from sfc.pipeline import STAGES, Pipeline
+from sfc.pipeline import STAGES, NotDone, Pipeline
 from sfc.runtime.engine import LocalEngine
 from sfc.runtime.store import Store
 from sfc.stages.spec import Work
@@ -154,3 +154,11 @@ def test_a_stage_of_one_split_ignores_another(keys, tiny: Dataset, tmp_path: Pat
     pipeline = Pipeline(config, store, LocalEngine(1))
     assert pipeline.output("classifier", "val") == pipeline.output("classifier")
     assert pipeline.output("maps", "val") != pipeline.output("maps")
+
+
+def test_without_an_engine_what_is_not_there_is_said_and_nothing_is_begun(tiny: Dataset, tmp_path: Path) -> None:
+    config = change_config(SETTINGS, {"data.format": "folder", "data.root": str(tiny.root)})
+    pipeline = Pipeline(config, Store(tmp_path / "store"), None)
+    with pytest.raises(NotDone, match="classifier"):
+        pipeline.output("seeds")
+    assert not (tmp_path / "store" / "classifier").exists()

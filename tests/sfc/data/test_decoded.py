@@ -54,3 +54,4 @@ def test_without_a_folder_or_room_nothing_is_kept(data: Dataset, monkeypatch: py
 
     monkeypatch.setattr(np.lib.format, "write_array_header_1_0", full)
     assert Decoded.open(data, split) is None
+    assert not list((data.cache or Path()).glob("pixels-*.partial")), "it would keep the disk full"

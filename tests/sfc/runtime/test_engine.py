@@ -83,3 +83,18 @@ def test_precision_is_what_was_asked_for_and_auto_what_gains() -> None:
 
 def test_there_is_a_core_to_work_on() -> None:
     assert available_cpus() >= 1
+
+
+def threads_of(item: int) -> tuple[int, int]:
+    return item, torch.get_num_threads()
+
+
+def test_networks_go_over_shards_in_order_in_threads_of_one_core_each() -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        assert list(LocalEngine(2).map(threads_of, range(5), gpu=True)) == [(item, 1) for item in range(5)]
+        assert torch.get_num_threads() == 2, "the caller's own are as before"
+        assert list(LocalEngine(2).map(threads_of, range(1), gpu=True)) == [(0, 2)], "one shard has every core"
+    finally:
+        torch.set_num_threads(before)

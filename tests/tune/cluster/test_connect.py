@@ -12,9 +12,10 @@ from ray._private.runtime_env.packaging import create_package
 from ray.cluster_utils import Cluster
 
 from sfc.errors import UserError
-from tests.tune.conftest import ROOT, TINY, Head, free_port
+from tests.tune.conftest import ROOT, TINY, Head, call, free_port
 from tune.cluster import connect as cluster
 from tune.cluster.connect import check_nodes, code, connect, slots
+from tune.search import main
 
 SMALL = """
 base: synthetic.yaml
@@ -141,3 +142,12 @@ def test_slots_count_both_nodes(nodes: Cluster) -> None:
     assert slots(1, 0) == 2
     with pytest.raises(UserError, match="a trial asks for 1 CPUs and 2 GPUs; the cluster has 2 CPUs and 0 GPUs"):
         slots(1, 2)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("nodes")
+def test_too_few_gpus_are_said_before_a_trial_starts(tmp_path: Path) -> None:
+    (tmp_path / "small.yaml").write_text(SMALL)
+    words = ["--space", str(tmp_path / "small.yaml"), "--gpus-per-trial", "2", *TINY, f"data.root={tmp_path / 'data'}"]
+    ended = call(main, *words, results=tmp_path / "results")
+    assert ended.code == 2 and "a trial asks for 1 CPUs and 2 GPUs" in ended.output and "starts" not in ended.output

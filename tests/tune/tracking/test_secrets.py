@@ -5,8 +5,7 @@ from pathlib import Path
 import pytest
 
 from sfc.errors import UserError
-from tests.tune.conftest import TINY, call
-from tune.search import main
+from tests.tune.conftest import ROOT, TINY, command
 from tune.tracking.tracker import Tracker, without_password
 
 
@@ -32,7 +31,6 @@ def test_a_server_that_does_not_answer_keeps_its_password(tmp_path: Path, monkey
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("nodes")
 def test_a_whole_search_writes_no_secret_of_its_environment(
     tmp_path: Path, space_file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -42,9 +40,12 @@ def test_a_whole_search_writes_no_secret_of_its_environment(
         monkeypatch.setenv(name, secret)
     monkeypatch.setenv("OPTUNA_STORAGE", f"sqlite:///{database}?timeout=30&password={secret}")
     space_file.write_text(space_file.read_text().replace("top: 2, seeds: 2", "top: 1, seeds: 1"))
-    database.parent.mkdir()
-    words = ["--space", str(space_file), "--study", "secret", "--trials", "1", *TINY, f"data.root={tmp_path / 'data'}"]
-    ended = call(main, *words, results=tmp_path / "results")
-    assert ended.code == 0 and database.is_file(), ended.output
+    process = command(
+        str(ROOT / "tune" / "search.py"),
+        *("--space", str(space_file), "--study", "secret", "--trials", "1", *TINY),
+        folder=tmp_path,
+    )
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0 and database.is_file(), output
     written = [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
-    assert secret not in ended.output and not written
+    assert secret not in output and not written
