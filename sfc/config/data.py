@@ -18,11 +18,11 @@ class Synthetic(Section):
     seed: int = 0
     size: Annotated[int, Field(ge=32)] = 64
     """Height and width of an image."""
-    groups: Annotated[int, Field(ge=2, le=6)] = 5
+    groups: Annotated[int, Field(ge=2, le=6)] = 3
     """Pairs of a head and a tail class that share a part."""
-    train: Count = 1000
+    train: Count = 600
     """Images of the split train, which is used by its labels alone."""
-    select: Count = 200
+    select: Count = 100
     """Images of the split select, whose masks may choose."""
     val: Count = 200
     """Images of the split val, whose masks report."""
