@@ -20,6 +20,7 @@ from sfc.results import Result, Supervision, supervision
 from sfc.runtime.engine import Engine, LocalEngine, default_device
 from sfc.runtime.store import Store, digest
 from sfc.runtime.training import WEIGHTS, without_prefix
+from sfc.runtime.warn import read_warnings
 from sfc.scoring.names import MEASURES, split_of
 from sfc.scoring.tally import METRICS
 from sfc.stages import affinity, classifier, edges, evaluation, labels, maps, proxies, seeds, segmentation
@@ -41,8 +42,8 @@ Until = Literal["seed", "pseudo", "segmentation"]
 """How far a run goes: seeds, pseudo-labels, or all stages."""
 MEASURED: dict[Until, tuple[str, ...]] = {
     "seed": ("seed", "seed_val"),
-    "pseudo": ("seed", "seed_val", "pseudo"),
-    "segmentation": ("seed", "seed_val", "pseudo", "val"),
+    "pseudo": ("seed", "seed_val", "pseudo_train"),
+    "segmentation": ("seed", "seed_val", "pseudo_train", "val"),
 }
 """Prefixes of the numbers of a run."""
 PREVIEW_IMAGES = 100
@@ -85,16 +86,15 @@ class Pipeline:
 
         Args:
             stage: a name in `STAGES`.
-            split: name of a split; None: the one that trains, or of the evaluation the one that reports.
+            split: name of a split; None: the one that trains.
 
         Raises:
             UserError: the stage needs masks and the split has none, a file of weights is missing, or a stage failed.
             NotDone: there is no engine.
         """
         spec, config = STAGES[stage], self.config
-        role = "val" if spec.split == "val" else "train"
-        name = split if split and spec.split == "any" else str(getattr(config.data, role))
-        if spec.needs_masks and not self.split(name).has_masks:
+        name = split if split and spec.split == "any" else config.data.train
+        if spec.needs_masks(config) and not self.split(name).has_masks:
             raise UserError(f"the split {name} of {self.data.root} has no masks (or not one for each image)")
         inputs = {
             before: self.output(before, name if STAGES[before].split == "any" else None)
@@ -127,11 +127,14 @@ class Pipeline:
         return self._outputs[key]
 
     def run(self, until: Until = "segmentation") -> Result:
-        """Every stage up to `until`, and the numbers of each for which there are masks."""
+        """Every stage up to `until`, and the numbers of each for which there are masks; no seeds where the masks of the
+        training images are the labels."""
         result = Result(label_source=self.data.label_source)
         for prefix in MEASURED[until]:
-            split = split_of(prefix, self.config.data)
-            needs_masks = STAGES[MEASURES[prefix].stage].needs_masks
+            stage, split = MEASURES[prefix].stage, split_of(prefix, self.config.data)
+            if stage == "seeds" and self.config.pseudo.method == "masks":
+                continue
+            needs_masks = STAGES[stage].needs_masks(self.config)
             if not needs_masks or (split in self.data.split_names() and self.split(split).has_masks):
                 self.measure(result, prefix)
         return result
@@ -144,10 +147,15 @@ class Pipeline:
         """
         split = split_of(prefix, self.config.data)
         folder = result.folders[prefix] = self.output(MEASURES[prefix].stage, split)
+        result.warnings.extend(text for text in self.warnings() if text not in result.warnings)
         if (path := folder / METRICS).is_file():
             metrics = json.loads(path.read_text(encoding="utf-8"))
             seen = self.masks_seen(split if "iou" in metrics else None)
             result.add(prefix, metrics, {"": seen, "best": "same masks"})
+
+    def warnings(self) -> list[str]:
+        """What stages so far said of outputs that can't be meant."""
+        return [text for folder in self._outputs.values() for text in read_warnings(folder)]
 
     def masks_seen(self, split: str | None) -> Supervision:
         """The masks that a number on a split has seen; None: a number that is computed without masks. Splits that

@@ -13,13 +13,15 @@ if TYPE_CHECKING:
 
 CONDITIONS = ("test_time", "initialisation", "crf_images")
 """Entries of metrics.json that are no numbers to compare."""
-Supervision = Literal["image-labels", "held-out masks", "same masks"]
-"""Masks that a number has seen: none, those of other images, or its own."""
+Supervision = Literal["image-labels", "held-out masks", "same masks", "full supervision"]
+"""Masks that a number has seen: none, those of other images, its own, or those of the training images as labels."""
 
 
 def supervision(config: Config, split: str | None, *, tuned_here: bool = False) -> Supervision:
     """The masks that a number on `split` has seen. A number without masks (None) has none of its own that could be the
     same, but has seen those that chose the settings, on whatever images."""
+    if config.pseudo.method == "masks":
+        return "full supervision"
     if tuned_here or (split is not None and config.selected_on == split):
         return "same masks"
     return "image-labels" if config.selected_on is None else "held-out masks"
@@ -41,6 +43,8 @@ class Result:
     """How the numbers under a prefix came about, where the settings' names do not say it: `test_time`, the presets and
     scales of `val`; `initialisation`, what its network started from; `crf_images`, how many images the CRF of `proxy`
     saw."""
+    warnings: list[str] = field(default_factory=list)
+    """What stages on the way said of outputs that can't be meant."""
     label_source: str = ""
     """Where the image labels come from: csv, xml or masks."""
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
-SETTINGS_VERSION = 2
+SETTINGS_VERSION = 3
 """Raised when the meaning or the default of a setting changes: stores and studies of another version are refused."""
 
 
@@ -32,9 +32,9 @@ Factors = tuple[Positive, Positive]
 """Range of a random factor."""
 Precision = Literal["auto", "bf16", "fp32"]
 """`auto`: bf16 where a network of this size gains by it on this hardware, else fp32."""
-Optimiser = Literal["sgd", "sgd_as_published"]
-"""SGD with the momentum of its section; or with the weight decay in the momentum's place, since the published code of
-SFC hands its arguments on in that order."""
+Optimiser = Literal["sgd", "sgd_as_published", "adamw"]
+"""SGD with the momentum of its section; SGD with the weight decay in the momentum's place, since the published code of
+SFC hands its arguments on in that order; or AdamW (Loshchilov and Hutter, ICLR 2019), which has no momentum to set."""
 File = Annotated[str | None, Content()]
 
 SCALE_PRESETS: dict[str, tuple[float, ...]] = {

@@ -80,8 +80,9 @@ class Pseudo(Section):
     """Background where no fused map is above `threshold`; or the published rule, background + offset > 2 x fused."""
     threshold: Fraction = 0.3
     offset: NotNegative = 0.4
-    method: Literal["argmax", "crf", "irn"] = "crf"
-    """The seeds themselves, the seeds after a dense CRF, or a random walk between edges learned from such seeds."""
+    method: Literal["argmax", "crf", "irn", "masks"] = "crf"
+    """The seeds themselves, the seeds after a dense CRF, or a random walk between edges learned from such seeds;
+    `masks`: the images' own masks, the full supervision that is the upper bound of a comparison."""
     void_unsure: bool = False
     """With crf: void where only a second CRF, from maps with half the background, sees foreground. As published on
     COCO; the labels that IRN learns from are always made so."""

@@ -30,6 +30,8 @@ class Segmentation(Training):
     """A network and weights of its own; None: the classifier's section. What is not said here has its default."""
     loss: Literal["cross_entropy", "balanced"] = "cross_entropy"
     """`balanced`: the mean over background pixels and the mean over foreground pixels, averaged."""
+    bank_images: Annotated[int, Field(ge=0)] = 0
+    """Images of the image bank in each step beside the batch: each class, however rare, is drawn as often."""
     epochs: Count = 10
     iterations: Count | None = None
     """Steps in all, for published schedules; None: as many as `epochs` has."""

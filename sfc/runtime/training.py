@@ -1,4 +1,4 @@
-"""The one training loop: SGD with a polynomial decay, over crops by recipe, on any number of workers."""
+"""The one training loop: an optimiser with a polynomial decay, over crops by recipe, on any number of workers."""
 
 from __future__ import annotations
 
@@ -70,8 +70,10 @@ def poly(step: int, steps: int, power: float) -> float:
     return float((1 - step / steps) ** power)
 
 
-def build_optimiser(groups: Groups, section: Training) -> torch.optim.SGD:
-    """SGD over parameter groups; `sgd_as_published` puts the weight decay in the momentum's place, too."""
+def build_optimiser(groups: Groups, section: Training) -> torch.optim.Optimizer:
+    """The section's optimiser over parameter groups; `sgd_as_published` has the weight decay as its momentum, too."""
+    if section.optimiser == "adamw":
+        return torch.optim.AdamW(groups, weight_decay=section.weight_decay)
     momentum = section.weight_decay if section.optimiser == "sgd_as_published" else section.momentum
     return torch.optim.SGD(groups, momentum=momentum, weight_decay=section.weight_decay)
 
@@ -138,12 +140,12 @@ def fit(
     keep_freed_memory()
     how = numerics(section.precision, context.device, model)
     model = how.place(model)
-    sgd = build_optimiser(groups, section)
-    rates = [group["lr"] for group in sgd.param_groups]
+    optimiser = build_optimiser(groups, section)
+    rates = [group["lr"] for group in optimiser.param_groups]
     start, history, planned = 0, [], 0
     if (state := context.restore()) is not None:
         model.load_state_dict(state["model"])
-        sgd.load_state_dict(state["optimiser"])
+        optimiser.load_state_dict(state["optimiser"])
         start, history = state["epoch"], state["history"]
     several = context.world_size > 1
     # Losses with weight 0 leave heads out of the graph.
@@ -172,8 +174,8 @@ def fit(
         begin, images = time.monotonic(), 0
         for number, batch in enumerate(plan):
             step, steps = first + number, batches.steps or batches.epochs * len(plan)
-            decay(sgd, rates, poly(step, steps, section.power))
-            sgd.zero_grad(set_to_none=True)
+            decay(optimiser, rates, poly(step, steps, section.power))
+            optimiser.zero_grad(set_to_none=True)
             for left in reversed(range(len(pieces[number]))):
                 crop = Crop(*(tensor.to(how.device, non_blocking=True) for tensor in next(loaded)))
                 # Workers meet once a step, at the last piece.
@@ -187,7 +189,7 @@ def fit(
                     sums[name] += loss.detach() * share / context.world_size
             if section.clip is not None:
                 nn.utils.clip_grad_norm_([p for group in groups for p in group["params"]], section.clip)
-            sgd.step()
+            optimiser.step()
             context.on_step()
             images += len(batch)
         if several:
@@ -197,5 +199,5 @@ def fit(
         metrics |= {"epoch": epoch + 1, "images_per_second": images / (time.monotonic() - begin)}
         history.append(metrics)
         state = {"epoch": epoch + 1, "history": history}
-        context.report(metrics, state | {"model": model.state_dict(), "optimiser": sgd.state_dict()})
+        context.report(metrics, state | {"model": model.state_dict(), "optimiser": optimiser.state_dict()})
     return history

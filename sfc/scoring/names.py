@@ -26,7 +26,9 @@ MEASURES = {
     "seed": Measure("seeds", "seeds", "select"),
     "seed_val": Measure("seeds", "seeds", "val"),
     "proxy": Measure("objectives without masks", "proxies", "select"),
-    "pseudo": Measure("pseudo-labels", "labels", "train"),
+    "pseudo": Measure("pseudo-labels", "labels", "select"),
+    "pseudo_train": Measure("pseudo-labels", "labels", "train"),
+    "segmentation": Measure("segmentation", "evaluation", "select"),
     "val": Measure("segmentation", "evaluation", "val"),
 }
 """By prefix, in the order of the stages."""
@@ -44,6 +46,6 @@ def split_of(name: str, data: Data) -> str:
 
 
 def title_of(name: str) -> str:
-    """`pseudo/miou` -> `pseudo-labels, train`: the object of the measurement and the role of the split."""
+    """`pseudo_train/miou` -> `pseudo-labels, train`: the object of the measurement and the role of the split."""
     measure = MEASURES.get(prefix_of(name))
     return f"{measure.title}, {measure.split}" if measure else name

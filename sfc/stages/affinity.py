@@ -22,7 +22,8 @@ from sfc.refine.irn import IRN, infer
 from sfc.refine.seeds import as_classes, ruled_maps
 from sfc.runtime.engine import Context, Engine, Numerics, numerics
 from sfc.runtime.inference import network_input
-from sfc.runtime.training import WEIGHTS, Batches, fit, load, save
+from sfc.runtime.training import WEIGHTS, Batches, fit, load, read_history, save
+from sfc.runtime.warn import check_losses
 from sfc.stages.spec import LABELS, Spec, Work
 
 
@@ -101,6 +102,7 @@ def run(work: Work, engine: Engine) -> None:
     (work.folder / LABELS).mkdir(exist_ok=True)
     work.over_images(engine, _label_shard)
     engine.train(train, work, folder=work.folder)
+    check_losses(work.folder, "affinity", read_history(work.folder))
 
 
 SPEC = Spec(

@@ -15,7 +15,8 @@ from sfc.method.image_bank import ImageBank, epoch_batches
 from sfc.method.protocol import Method
 from sfc.networks.published_checkpoints import load_checkpoint
 from sfc.runtime.engine import Context, Engine
-from sfc.runtime.training import WEIGHTS, Batches, Groups, fit, save
+from sfc.runtime.training import WEIGHTS, Batches, Groups, fit, read_history, save
+from sfc.runtime.warn import check_classifier
 from sfc.stages.spec import Spec, Work
 
 
@@ -73,6 +74,7 @@ def run(work: Work, engine: Engine) -> None:
         return
     if section.weights is None:
         engine.train(train, work, folder=work.folder)
+        check_classifier(work.folder, read_history(work.folder), work.split.labels)
         return
     empty = work.settings.backbone.model_copy(update={"weights": None})
     method = build_method(section, empty, work.training_set())

@@ -13,6 +13,7 @@ from sfc.runtime.engine import Engine, Numerics
 from sfc.runtime.inference import network_input, once_for_all_threads
 from sfc.runtime.map_files import save_edge
 from sfc.runtime.training import trained
+from sfc.runtime.warn import check_edges
 from sfc.stages.spec import Spec, Work
 
 
@@ -22,19 +23,25 @@ def _load(folder: Path, backbone: Backbone, precision: Precision) -> tuple[IRN, 
 
 
 @torch.inference_mode()
-def _shard(indices: Sequence[int], work: Work) -> None:
-    """Write the edges of some images."""
+def _shard(indices: Sequence[int], work: Work) -> list[float]:
+    """Write the edges of some images. Returns the mean of each that was made now."""
+    means = []
     section, backbone = work.settings.affinity, work.settings.backbone
     net, how = _load(work.inputs["affinity"], backbone, section.precision)
     for _, name, path in work.missing(indices):
         image = network_input(work.data, name, backbone, how.device)
         with how.autocast():
-            save_edge(path, pair_edge(net, image, section.crop)[0])
+            edge = pair_edge(net, image, section.crop)[0]
+        save_edge(path, edge)
+        means.append(float(edge.float().mean()))
+    return means
 
 
 def run(work: Work, engine: Engine) -> None:
     """Write `ID.npz` for every image of the split."""
-    work.over_images(engine, _shard, gpu=True)
+    means = [mean for shard in work.over_images(engine, _shard, gpu=True) for mean in shard]
+    if means:
+        check_edges(work.folder, sum(means) / len(means))
 
 
 SPEC = Spec(

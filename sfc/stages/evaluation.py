@@ -23,6 +23,7 @@ from sfc.runtime.engine import Engine, Numerics, shards
 from sfc.runtime.inference import network_input, once_for_all_threads
 from sfc.runtime.machine import available_cpus
 from sfc.runtime.training import trained
+from sfc.runtime.warn import check_labels
 from sfc.scoring.tally import Tally, merge
 from sfc.stages.spec import PREDICTIONS, Spec, Work
 
@@ -121,6 +122,7 @@ def run(work: Work, engine: Engine) -> None:
         weights = Path(backbone.weights).name if backbone.weights else "no weights"
         initialisation = f"{backbone.name}, {'the classifier' if start == 'classifier' else weights}"
         tally = count(work.folder / PREDICTIONS, work.data, work.split)
+        check_labels(work.folder, tally.matrix[:, :-1].sum(0), "segmentation model")
         tally.write(work.folder, work.counts, test_time=test_time(section), initialisation=initialisation)
 
 
@@ -129,4 +131,4 @@ def _reads(config: Config) -> tuple[str, ...]:
     return ("evaluation", *network) if config.segmentation.backbone else ("evaluation", *network, "backbone")
 
 
-SPEC = Spec(version=3, run=run, reads=_reads, inputs=lambda config: ("segmentation",), split="val")
+SPEC = Spec(version=3, run=run, reads=_reads, inputs=lambda config: ("segmentation",))

@@ -16,6 +16,7 @@ from sfc.refine.seeds import as_classes, hard_labels, ruled_maps
 from sfc.runtime.engine import Engine, default_device
 from sfc.runtime.inference import by_shape
 from sfc.runtime.map_files import load_edge
+from sfc.runtime.warn import check_labels
 from sfc.scoring.tally import Tally, merge
 from sfc.stages.spec import LABELS, Spec, Work
 
@@ -44,6 +45,12 @@ def _walked(indices: Sequence[int], work: Work) -> Iterator[tuple[int, np.ndarra
             yield i, as_classes(label, keys)
 
 
+def _masks(indices: Sequence[int], work: Work) -> Iterator[tuple[int, np.ndarray]]:
+    """Index and label (H, W) of some images: their masks."""
+    for i in indices:
+        yield i, work.data.mask(work.split.ids[i])
+
+
 def _direct(indices: Sequence[int], work: Work) -> Iterator[tuple[int, np.ndarray]]:
     """Index and label (H, W) of some images by argmax, or by a CRF on it."""
     section = work.settings.pseudo
@@ -60,17 +67,22 @@ def _direct(indices: Sequence[int], work: Work) -> Iterator[tuple[int, np.ndarra
         yield i, as_classes(label, keys)
 
 
-def _shard(indices: Sequence[int], work: Work) -> Tally:
-    """Write the labels of some images, where they don't exist yet; their counts."""
+def _shard(indices: Sequence[int], work: Work) -> tuple[Tally, np.ndarray]:
+    """Write the labels of some images, where they don't exist yet. Returns their counts against masks, and the pixels
+    of each class, (K,)."""
     paths = {i: work.folder / LABELS / f"{work.split.ids[i]}.png" for i in indices}
     missing = [i for i, path in paths.items() if not path.is_file()]
-    for i, label in (_walked if work.settings.pseudo.method == "irn" else _direct)(missing, work):
+    labels = {"irn": _walked, "masks": _masks}.get(work.settings.pseudo.method, _direct)
+    for i, label in labels(missing, work):
         write_mask(paths[i], label)
-    tally = Tally(len(work.data.classes) + 1)
-    if work.split.has_masks:
-        for i, path in paths.items():
-            tally.add(work.split.ids[i], work.data.mask(work.split.ids[i]), read_mask(path))
-    return tally
+    channels = len(work.data.classes) + 1
+    tally, pixels = Tally(channels), np.zeros(channels, np.int64)
+    for i, path in paths.items():
+        label = read_mask(path)
+        pixels += np.bincount(label[label < channels], minlength=channels)
+        if work.split.has_masks:
+            tally.add(work.split.ids[i], work.data.mask(work.split.ids[i]), label)
+    return tally, pixels
 
 
 def run(work: Work, engine: Engine) -> None:
@@ -80,19 +92,31 @@ def run(work: Work, engine: Engine) -> None:
     """
     (work.folder / LABELS).mkdir(exist_ok=True)
     walks = work.settings.pseudo.method == "irn"
-    tally = merge(work.over_images(engine, _shard, gpu=walks))
+    parts = work.over_images(engine, _shard, gpu=walks)
+    check_labels(work.folder, np.sum([pixels for _, pixels in parts], 0), "pseudo-labels")
     if work.split.has_masks:
-        tally.write(work.folder, work.counts)
+        merge(tally for tally, _ in parts).write(work.folder, work.counts)
 
 
 def _reads(config: Config) -> tuple[str, ...]:
-    used = {"argmax": (), "crf": ("pseudo.void_unsure", "pseudo.crf"), "irn": ("pseudo.walk",)}
-    return (*RULE, "pseudo.method", *used[config.pseudo.method])
+    rule = (*RULE, "pseudo.method")
+    used = {
+        "argmax": rule,
+        "crf": (*rule, "pseudo.void_unsure", "pseudo.crf"),
+        "irn": (*rule, "pseudo.walk"),
+        "masks": ("pseudo.method",),
+    }
+    return used[config.pseudo.method]
+
+
+def _inputs(config: Config) -> tuple[str, ...]:
+    return {"masks": (), "irn": ("maps", "edges")}.get(config.pseudo.method, ("maps",))
 
 
 SPEC = Spec(
     version=3,
     run=run,
     reads=_reads,
-    inputs=lambda config: ("maps", "edges") if config.pseudo.method == "irn" else ("maps",),
+    inputs=_inputs,
+    needs_masks=lambda config: config.pseudo.method == "masks",
 )

@@ -40,4 +40,6 @@ def run(work: Work, engine: Engine) -> None:
     merge(tally for _, tally in results).write(work.folder, work.counts, best=at_best)
 
 
-SPEC = Spec(version=3, run=run, reads=lambda config: RULE, inputs=lambda config: ("maps",), needs_masks=True)
+SPEC = Spec(
+    version=3, run=run, reads=lambda config: RULE, inputs=lambda config: ("maps",), needs_masks=lambda config: True
+)

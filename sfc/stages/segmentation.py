@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -11,10 +12,11 @@ from sfc.config import Backbone, Config, Segmentation
 from sfc.data import Split
 from sfc.data.crops import Crop, normalise
 from sfc.errors import UserError
-from sfc.method.image_bank import Recipe, plain_batches
+from sfc.method.image_bank import ImageBank, Recipe, epoch_batches
 from sfc.networks.deeplab import backbone_of, backbone_section, build_deeplab, parameter_groups, pixel_loss
 from sfc.runtime.engine import Context, Engine
-from sfc.runtime.training import WEIGHTS, Batches, fit, load, save
+from sfc.runtime.training import WEIGHTS, Batches, fit, load, read_history, save
+from sfc.runtime.warn import check_losses
 from sfc.stages.spec import LABELS, Spec, Work
 
 
@@ -34,14 +36,22 @@ class PixelLoss(nn.Module):
 class Schedule:
     """Batches of every epoch up to the configured end, in an order that starts from a seed."""
 
-    def __init__(self, section: Segmentation, images: int, seed: int) -> None:
-        self.section, self.images, self.seed = section, images, seed
-        self.per_epoch = images // min(section.batch, images)
+    def __init__(self, section: Segmentation, labels_NC: np.ndarray, seed: int) -> None:
+        self.section, self.labels, self.seed = section, labels_NC, seed
+        self.bank = ImageBank(labels_NC.shape[1])
+        self.per_epoch = len(labels_NC) // min(section.batch, len(labels_NC))
         self.steps = section.iterations or section.epochs * self.per_epoch
         self.epochs = math.ceil(self.steps / self.per_epoch)
 
     def __call__(self, epoch: int) -> list[list[Recipe]]:
-        batches = plain_batches(self.images, epoch, batch=self.section.batch, seed=self.seed)
+        batches = epoch_batches(
+            self.labels,
+            self.bank,
+            epoch=epoch,
+            batch=self.section.batch,
+            drawn=self.section.bank_images,
+            seed=self.seed,
+        )
         return batches[: self.steps - epoch * self.per_epoch]
 
 
@@ -73,7 +83,7 @@ def train(context: Context, work: Work) -> None:
     if synchronised:
         net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
     crops = work.crops(section, resize=section.resize, masks=work.inputs["labels"] / LABELS)
-    schedule = Schedule(section, len(work.split), seed)
+    schedule = Schedule(section, work.split.labels, seed)
     batches = Batches(crops, schedule, schedule.epochs, schedule.steps)
     model = PixelLoss(net, backbone, balanced=section.loss == "balanced")
     history = fit(context, model, batches, section, groups, seed)
@@ -85,6 +95,7 @@ def run(work: Work, engine: Engine) -> None:
     """Write `model.pt` (state of the network from `build_deeplab`) and `history.json`."""
     if not (work.folder / WEIGHTS).is_file():
         engine.train(train, work, folder=work.folder)
+        check_losses(work.folder, "segmentation", read_history(work.folder))
 
 
 def _reads(config: Config) -> tuple[str, ...]:

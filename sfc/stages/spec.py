@@ -86,8 +86,8 @@ class Spec:
     """Settings that its output depends on, sections or single ones, under a configuration."""
     inputs: Callable[[Config], Sequence[str]] = lambda config: ()
     """Stages before it."""
-    split: Literal["train", "val", "any"] = "any"
-    """Role of the split that it goes over; `any` where several splits have an output each."""
+    split: Literal["train", "any"] = "any"
+    """The split that it goes over: the one that trains, or any, each with an output of its own."""
     trains: Literal["classifier", "affinity", "segmentation"] | None = None
     """Section of the training that it is; its time grows with the epochs."""
-    needs_masks: bool = False
+    needs_masks: Callable[[Config], bool] = lambda config: False

@@ -17,6 +17,7 @@ from sfc.errors import Diverged
 from sfc.method.image_bank import Recipe
 from sfc.runtime.engine import LocalEngine
 from sfc.runtime.training import CHECKPOINT, HISTORY, WEIGHTS, Batches, build_optimiser, fit, poly, split_evenly
+from sfc.runtime.warn import WARNINGS
 from sfc.stages import classifier
 from sfc.stages.spec import Work
 
@@ -63,7 +64,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory, tiny: Dataset):
 
 def test_a_run_leaves_its_network_and_its_history_alone(whole) -> None:
     folder, _, history = whole
-    assert {path.name for path in folder.iterdir()} == {WEIGHTS, HISTORY}
+    assert {path.name for path in folder.iterdir()} - {WARNINGS} == {WEIGHTS, HISTORY}
     assert [epoch["epoch"] for epoch in history] == [1, 2]
     for epoch in history:
         assert epoch["total"] == pytest.approx(epoch["classification"] + epoch["prototype"] + epoch["scale"], rel=1e-5)

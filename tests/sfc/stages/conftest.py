@@ -54,7 +54,7 @@ class World:
     def work(self, stage: str, folder: Path, **changes: Any) -> Work:
         """What a stage gets: sections of the settings, `data`, `split` and `inputs` may be others."""
         folder.mkdir(exist_ok=True)
-        split = changes.pop("split", self.val if STAGES[stage].split == "val" else self.train)
+        split = changes.pop("split", self.val if stage == "evaluation" else self.train)
         data, inputs = changes.pop("data", self.data), changes.pop("inputs", {})
         train = changes.pop("train", None) or data.split("train")
         settings = SETTINGS.model_copy(update=changes)

@@ -111,14 +111,14 @@ def test_deeplabv2_trains_and_predicts(world: World, tmp_path: Path) -> None:
 
 def test_iterations_end_the_training_in_the_middle_of_an_epoch(world: World, tmp_path: Path) -> None:
     assert [epoch["epoch"] for epoch in train(world, tmp_path, iterations=4)] == [1, 2]  # three steps and one
-    schedule = Schedule(SEGMENTATION.model_copy(update={"iterations": 4}), len(world.train), 0)
+    schedule = Schedule(SEGMENTATION.model_copy(update={"iterations": 4}), world.train.labels, 0)
     assert [len(schedule(epoch)) for epoch in range(schedule.epochs)] == [3, 1] and schedule.steps == 4
-    whole = Schedule(SEGMENTATION, len(world.train), 0)
+    whole = Schedule(SEGMENTATION, world.train.labels, 0)
     assert (whole.epochs, whole.steps) == (1, 3) and whole(0) == schedule(0)
 
 
 def test_the_published_schedule_has_its_20_000_steps() -> None:
-    schedule = Schedule(Segmentation(iterations=20_000, batch=10), 10582, 0)
+    schedule = Schedule(Segmentation(iterations=20_000, batch=10), np.zeros((10582, 20), np.uint8), 0)
     assert (schedule.epochs, schedule.steps) == (19, 20_000)
     assert [len(schedule(epoch)) for epoch in (0, 18)] == [1058, 20_000 - 18 * 1058]
 
