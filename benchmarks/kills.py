@@ -41,7 +41,8 @@ parameters:
 published: {classifier.options.prototype_weight: 1.6, classifier.lr: 0.05, pseudo.fusion: 0.7}
 asha: {grace: 1, reduction: 2}
 budget: {trials: 100000, inner: 2}
-final: {top: 1, seeds: 1}
+confirm: []
+compare: {seeds: 1, upper_bound: false}
 """
 SETTINGS = [
     f"classifier.epochs={EPOCHS}",

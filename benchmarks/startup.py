@@ -24,7 +24,8 @@ parameters: {classifier.options.prototype_weight: {uniform: [0.0, 2.0]}}
 published: {classifier.options.prototype_weight: 1.6}
 asha: null
 budget: {trials: 2, inner: 1}
-final: {top: 1, seeds: 1}
+confirm: []
+compare: {seeds: 1, upper_bound: false}
 """
 SETTINGS = [
     "classifier.epochs=1",

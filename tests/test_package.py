@@ -140,7 +140,8 @@ parameters:
 published: {classifier.options.smoothing: 0.1}
 asha: null
 budget: {trials: 1, inner: 0}
-final: {top: 1, seeds: 1}
+confirm: []
+compare: {seeds: 1}
 """
 METHOD = """
 from sfc import Section
@@ -177,6 +178,6 @@ def test_the_wheel_works_without_a_checkout(sfc: Callable[..., str], tmp_path: P
     (folder / "own.yaml").write_text(SPACE)
     (folder / "smooth.py").write_text(METHOD)
     words = ["--space", "own.yaml", "--study", "own", "--results", str(results), "classifier.method=smooth:Smooth"]
-    assert "final run of trial 0" in sfc("search", *words, *tiny)
+    assert "chosen: trial 0" in sfc("search", *words, *tiny)
     best = sfc("show", str(results / "final" / "own" / "best.yaml"))
     assert "method: smooth:Smooth" in best and "smoothing: 0.1" in best

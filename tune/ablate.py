@@ -38,6 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """The command on parsed options; returns the exit code."""
     from tune.evidence import tables
+    from tune.evidence.verdict import verdict
     from tune.runs.ablation import prepare, run_ablation, start_points
     from tune.space.plan_file import arm_configs, load_plan
     from tune.study.storage import one_driver
@@ -52,14 +53,16 @@ def run(options: argparse.Namespace) -> int:
     numbers |= {"command": f"python tune/ablate.py {shlex.join(options.words)}", "study": options.study}
     if options.seeds == 1:
         console.print("one seed only: there will be no interval over seeds")
-    with one_driver(ablation.folder.with_suffix(".lock")):
+    with one_driver(ablation.file.parent.with_suffix(".lock")):
         run_ablation(ablation, cluster, console)
     text = tables.document(numbers)
     console.print(text, soft_wrap=True, markup=False, highlight=False)
     if options.table:
         options.table.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(options.table, f"# {options.table.stem}\n\n{text}\n")
-    console.print(f"numbers and tables: {ablation.folder}", soft_wrap=True)
+    for arm in [arm for arm in numbers["arms"] if arm != numbers["reference"]]:
+        console.print(verdict(numbers, arm, numbers["reference"]).sentence, markup=False, highlight=False)
+    console.print(f"numbers and tables: {ablation.file.parent}", soft_wrap=True)
     if failed := ablation.failed():
         print(f"error: {len(failed)} runs failed: {'; '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0

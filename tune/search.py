@@ -1,4 +1,5 @@
-"""Search settings of a method, then train the best in full: python tune/search.py --space msdw.yaml."""
+"""Search settings of a method, confirm the leaders on further seeds, compare the choice with plain CAM and the
+published setting: python tune/search.py --space msdw.yaml."""
 
 from __future__ import annotations
 
@@ -7,19 +8,21 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sfc.terminal import execute
-from tune.options import ClusterOptions, add_shared_options, cluster_options
+from tune.options import add_shared_options, cluster_options
 from tune.study.names import study_name
 
 if TYPE_CHECKING:
     import optuna
     from rich.console import Console
 
-    from tune.tracking.tracker import Tracker
+    from tune.runs.confirm import Place
+    from tune.space.sections import Limits
 
 
 def parser() -> argparse.ArgumentParser:
@@ -28,7 +31,9 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--space", required=True, help="a space file, or its bare name in experiments/spaces/")
     parser.add_argument("--base", help="the configuration to start from, instead of the space's")
     parser.add_argument("--trials", type=int, help="in all, instead of the space's budget")
-    parser.add_argument("--time", metavar="LIMIT", help="such as 20m: no trial starts after it")
+    parser.add_argument(
+        "--time", metavar="LIMIT", help="such as 40m, for the trials, the confirmation and the comparison together"
+    )
     parser.add_argument("--workers-per-trial", type=int, default=1, help="of each trial's training (Ray Train)")
     parser.add_argument("--gpus-per-trial", type=float, default=0.0, help="such as 0.5: two trials share a GPU")
     parser.add_argument("--study", type=study_name, help="its name; by default made from the space's name and content")
@@ -52,14 +57,14 @@ def run(options: argparse.Namespace) -> int:
 def search(options: argparse.Namespace, console: Console, *, final: bool = True) -> int:
     """The whole command; without `final` it ends after the trials. Returns the exit code."""
     from sfc.data import open_dataset
-    from tune.space.sections import deadline_of
+    from tune.space.sections import limits_of
     from tune.space.space_file import load_space
     from tune.study.progress import Progress, show_study
     from tune.study.storage import is_new, one_driver
     from tune.study.study import complete, counted, default_name, open_study
 
     space = load_space(options.space, options.base, options.overrides, options.trials)
-    deadline = deadline_of(options.time or space.file.budget.time)
+    limits = limits_of(options.time or space.file.budget.time, confirms=bool(space.file.confirm), compares=final)
     cluster = cluster_options(options)
     if space.base.data.format != "synthetic":
         open_dataset(space.base.data)  # wrong input is named before anything starts
@@ -93,19 +98,21 @@ def search(options: argparse.Namespace, console: Console, *, final: bool = True)
         if job is not None:
             from tune.study.run import run_trials  # late, as all that imports Ray
 
-            run_trials(study, job, budget - done, deadline, [logger, Progress(console, study, budget)])
+            run_trials(study, job, budget - done, limits.search, [logger, Progress(console, study, budget)])
             logger.catch_up()
         logger.finish()
-        over = time.monotonic() > deadline
+        over = time.monotonic() > limits.search
         if len(counted(study)) < budget and not over:
             raise KeyboardInterrupt  # Ray Tune caught it and ended the trials
         show_study(console, study, space, over)
         if not complete(study):
             tracker.end(run, failed=True)
             return 1
-        code = finish(study, cluster, tracker, console, run=run, final=final)
-        tracker.end(run)
+        from tune.runs.confirm import Place
+
         steps.show_runs(console, name, cluster.results)
+        code = finish(study, Place(study, cluster, tracker, run), console, final=final, limits=limits)
+        tracker.end(run)
     return code
 
 
@@ -119,24 +126,24 @@ def _start_ray(address: str | None) -> None:
         connect(address)
 
 
-def finish(
-    study: optuna.Study, cluster: ClusterOptions, tracker: Tracker, console: Console, *, run: str, final: bool
-) -> int:
-    """Record the best settings on the search's MLflow run; with `final`, take the best trials through all stages.
-    Returns the exit code: 1 where a final run failed."""
+def finish(study: optuna.Study, place: Place, console: Console, *, final: bool, limits: Limits) -> int:
+    """Record the best settings on the search's MLflow run; with `final`, confirm the leading trials and compare the
+    chosen one with the references. Returns the exit code: 1 where a run failed."""
     from sfc.config.files import dump_config
-    from tune.final import show_final
-    from tune.runs.finals import run_final
+    from tune.runs.compare import compare, show_comparison
+    from tune.runs.confirm import confirm
     from tune.study.study import best_config, complete, values_of
 
-    tracker.text(run, dump_config(best_config(study)), "best.yaml")
-    if final:
-        finals = run_final(study, cluster, tracker, console)
-        show_final(console, finals)
-        return 1 if finals["failed"] else 0
-    best = complete(study)[0]
-    tracker.best(run, best.number, values_of(best), best.user_attrs)
-    return 0
+    if not final:
+        best = complete(study)[0]
+        place.tracker.text(place.parent, dump_config(best_config(study)), "best.yaml")
+        place.tracker.best(place.parent, str(best.number), values_of(best), best.user_attrs)
+        return 0
+    chosen = confirm(replace(place, deadline=limits.confirmation), console)
+    place.tracker.text(place.parent, dump_config(best_config(study)), "best.yaml")
+    numbers = compare(replace(place, deadline=limits.comparison), chosen, console)
+    show_comparison(console, numbers, place.folder)
+    return int(any("failed" in run for arm in numbers["arms"].values() for run in arm["runs"]))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ from sfc.terminal import execute
 from tune.options import results_folder
 from tune.study.storage import STORAGE, one_driver, storage_at
 
-FILES = {"final": "final/*/finals.json", "ablation": "ablations/*/numbers.json"}
+FILES = {"final": "final/*/*.json", "ablation": "ablations/*/numbers.json"}
 """Files of a results folder whose entries `folders` name outputs, by the command that writes them."""
 
 
@@ -55,7 +55,7 @@ def references(results: Path) -> dict[str, set[str]]:
                 value = json.loads(path.read_text(encoding="utf-8"))
             except ValueError:
                 raise UserError(f"{path} is not JSON, so what it refers to is unknown: restore or remove it") from None
-            named[f"{kind} {path.parent.name}"] = set(folders_in(value))
+            named.setdefault(f"{kind} {path.parent.name}", set()).update(folders_in(value))
     return named
 
 

@@ -1,4 +1,4 @@
-"""The final runs of a study: wrong input, runs that fail beside others that do not."""
+"""Confirmation and comparison of a study: wrong input, runs that fail beside others that do not."""
 
 import json
 from pathlib import Path
@@ -9,7 +9,10 @@ from mlflow.entities import Run
 
 from tests.tune.conftest import SPACE, TINY
 from tune import final
+from tune.runs.confirm import read_rounds
+from tune.space.sections import PUBLISHED
 from tune.space.space_file import load_space
+from tune.study.names import COMPARISON
 from tune.study.study import open_study
 from tune.tracking.tracker import Tracker, tracking_uri
 
@@ -57,10 +60,10 @@ def test_wrong_overrides_are_named_before_anything_starts(
     assert not (tmp_path / "store").exists()
 
 
-def final_runs(results: Path) -> dict[str, Run]:
-    """MLflow's runs of the final by name."""
-    runs = Tracker(tracking_uri(results), results).all("tags.`sfc.kind` = 'final'")
-    return {run.info.run_name: run for run in runs}
+def runs_of(results: Path, kind: str) -> list[Run]:
+    """MLflow's runs of an arm's seeds, of the confirmation or the comparison."""
+    runs = Tracker(tracking_uri(results), results).all(f"tags.`sfc.kind` = '{kind}'")
+    return [run for run in runs if "sfc.arm" in run.data.tags]
 
 
 @pytest.mark.slow
@@ -68,31 +71,28 @@ def final_runs(results: Path) -> dict[str, Run]:
 def test_runs_that_diverge_are_named_and_cost_no_other_run(
     tmp_path: Path, study: optuna.Study, capsys: pytest.CaptureFixture
 ) -> None:
-    complete(study, 0.9)  # the best of the search, and then it diverges
-    assert final.main(["--study", "s", "--results", str(tmp_path)]) == 1
-    captured = capsys.readouterr()
-    assert "2 runs failed" in captured.out and "trial 1, seed 11: the loss" in captured.out
+    complete(study, 0.9)  # the best of the search, and then it diverges on every further seed
+    assert final.main(["--study", "s", "--results", str(tmp_path)]) == 0
+    output = capsys.readouterr().out
+    assert "trial 1, seed 11: FAILED: the loss" in output
     folder = tmp_path / "final" / "s"
-    finals = json.loads((folder / "finals.json").read_text())
-    [trial] = finals["trials"]
-    assert (finals["chosen"], trial["trial"], len(trial["runs"])) == (0, 0, 2)
-    assert [(run["trial"], run["seed"]) for run in finals["failed"]] == [(1, 10), (1, 11)]
-    assert all("not finite" in run["failed"] for run in finals["failed"])
-    assert (folder / "best.yaml").is_file() and len(list((folder / "figures").iterdir())) == 5
-    tracked = final_runs(tmp_path)
-    assert len(tracked) == 4
-    good, bad = tracked["final 0 seed 11 s"], tracked["final 1 seed 11 s"]
-    assert good.info.status == "FINISHED" and good.data.metrics["val/miou"] == trial["runs"][1]["metrics"]["val/miou"]
-    assert bad.info.status == "FAILED" and "not finite" in bad.data.tags["sfc.reason"]
+    [numbers] = read_rounds(folder)
+    failed = {arm: ["failed" in run for run in entry["runs"]] for arm, entry in numbers["arms"].items()}
+    assert failed == {"trial 1": [True, True], "trial 0": [False, False]}
+    comparison = json.loads((folder / COMPARISON).read_text())
+    assert (comparison["trial"], comparison["chosen"]) == (0, PUBLISHED), "the trial has the published settings"
+    assert "which is the published setting" in output and (folder / "best.yaml").is_file()
+    status = {run.data.tags["sfc.arm"]: run.info.status for run in runs_of(tmp_path, "confirmation")}
+    assert status == {"trial 0": "FINISHED", "trial 1": "FAILED"}
 
 
 @pytest.mark.slow
 @pytest.mark.usefixtures("nodes")
-def test_a_final_without_any_number_fails_with_the_reasons(
+def test_a_comparison_without_any_number_fails_with_the_reasons(
     tmp_path: Path, study: optuna.Study, capsys: pytest.CaptureFixture
 ) -> None:
     assert final.main(["--study", "s", "--results", str(tmp_path), "classifier.lr=1e30"]) == 1
     error = capsys.readouterr().err
-    assert "no final run gave numbers" in error and "trial 0, seed 10: the loss" in error
-    assert not (tmp_path / "final").exists()
-    assert {run.info.status for run in final_runs(tmp_path).values()} == {"FAILED"}
+    assert "no run of the comparison gave numbers" in error and "published, seed 13: the loss" in error
+    assert not (tmp_path / "final" / "s" / "best.yaml").exists()
+    assert {run.info.status for run in runs_of(tmp_path, "comparison")} == {"FAILED"}

@@ -23,6 +23,7 @@ from tests.tune.conftest import TINY, Ended, call, join
 from tune import ablate, final, report
 from tune import search as search_command
 from tune.space.space_file import load_space
+from tune.study.names import COMPARISON
 from tune.study.study import complete, load_study
 
 BASE = "base: synthetic.yaml\nclassifier: {method: 'seam:Seam'}\n"
@@ -37,7 +38,8 @@ start:
   - {classifier.method: 'quiet:Quiet', classifier.options.er_weight: 0.5, pseudo.threshold: 0.3}
 asha: null
 budget: {trials: 2, inner: 2}
-final: {top: 1, seeds: 1}
+confirm: []
+compare: {seeds: 1}
 """
 QUIET = "from seam import Seam\n\n\nclass Quiet(Seam):\n    pass\n"
 PLUGINS = ["--plugin", "seam:Seam", "--plugin", "quiet:Quiet"]
@@ -89,11 +91,11 @@ def test_losses_and_maps_are_those_of_the_method(study: optuna.Study, folder: Pa
 
 @pytest.mark.slow
 def test_the_final_takes_the_method_to_a_segmentation_model(study: optuna.Study, folder: Path) -> None:
-    finals = json.loads((folder / "results" / "final" / "own" / "finals.json").read_text())
+    numbers = json.loads((folder / "results" / "final" / "own" / COMPARISON).read_text())
     best = complete(study)[0]
-    [trial] = finals["trials"]
-    assert finals["chosen"] == best.number and 0 <= trial["runs"][0]["metrics"]["val/miou"] <= 1
-    classifier = trial["runs"][0]["config"]["classifier"]
+    [run] = numbers["arms"][numbers["chosen"]]["runs"]
+    assert numbers["trial"] == best.number and 0 <= run["metrics"]["val/miou"] <= 1
+    classifier = run["config"]["classifier"]
     assert classifier["method"] == best.params["classifier.method"]
     assert classifier["options"]["er_weight"] == best.params["classifier.options.er_weight"]
 
@@ -121,7 +123,7 @@ def test_a_study_imports_code_only_where_the_command_names_it(folder: Path) -> N
     assert refused.code == 2 and "Traceback" not in refused.output
     assert "does not import code by itself; if you trust it, name it on the command line by --plugin" in refused.output
     again = call(final.main, "--study", "own", *PLUGINS, results=folder / "results")
-    assert again.code == 0 and "final run of trial" in again.output, again.output
+    assert again.code == 0 and "chosen: trial" in again.output, again.output
 
 
 @pytest.mark.slow
@@ -155,7 +157,7 @@ def test_maps_of_another_program_are_an_arm_beside_sfc(tmp_path: Path) -> None:
     [file] = (tmp_path / "results" / "ablations").glob("*/numbers.json")
     sfc, maps = (arm["runs"][0]["metrics"] for arm in json.loads(file.read_text())["arms"].values())
     assert maps["seed_val/miou"] > 0.95 > sfc["seed_val/miou"], "maps that are the masks give seeds that are the masks"
-    assert maps["pseudo/miou"] > 0.5, "and labels near them after the CRF"
+    assert maps["pseudo_train/miou"] > 0.5, "and labels near them after the CRF"
     assert 0 <= maps["val/miou"] <= 1
     manifests = (tmp_path / "results" / "store").glob("classifier/*/manifest.json")
     assert sum((file.parent / "model.pt").is_file() for file in manifests) == 1, "maps need no classifier"

@@ -19,9 +19,12 @@ from ray.cluster_utils import Cluster
 from sfc.config import plugins
 from sfc.config.files import load_config
 from tests.tune.conftest import ROOT, SPACE, TINY, Ended, call, command, join
+from tune.runs.confirm import read_rounds
 from tune.search import main
+from tune.space.sections import CHOSEN, PLAIN_CAM, PUBLISHED, UPPER_BOUND
+from tune.study.names import COMPARISON
 from tune.study.storage import one_driver
-from tune.study.study import complete, counted, load_study
+from tune.study.study import complete, counted, how_ended, load_study
 from tune.tracking.tracker import EXPERIMENT, tracking_uri
 
 SEARCH = str(ROOT / "tune" / "search.py")
@@ -83,7 +86,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> MainJob:
     """Ctrl-C, SIGTERM, to the end, once more, with an edited space, with another base. `test_kills.py` has SIGKILL."""
     folder = tmp_path_factory.mktemp("job")
     space, edited = folder / "tiny.yaml", folder / "edited.yaml"
-    text = SPACE.replace("seeds: 2", "seeds: 1")
+    text = SPACE.replace("seeds: 2}]", "seeds: 1}]").replace("compare: {seeds: 2}", "compare: {seeds: 1}")
     space.write_text(text)
     edited.write_text(text.replace("uniform: [0.0, 2.0]", "uniform: [0.0, 3.0]").replace("trials: 4", "trials: 5"))
     job = MainJob(folder / "results")
@@ -138,28 +141,52 @@ def test_the_search_runs_to_its_end_and_no_trial_twice(job: MainJob) -> None:
 
 @pytest.mark.slow
 def test_every_trial_that_did_not_run_in_full_says_why(job: MainJob) -> None:
-    stopped = [t for t in counted(job.study) if t.state == TrialState.PRUNED]
+    stopped = [t for t in counted(job.study) if how_ended(t) == TrialState.PRUNED]
     assert all(t.user_attrs["epoch"] in t.intermediate_values for t in stopped)
-    failed = [t for t in counted(job.study) if t.state == TrialState.FAIL]
+    failed = [t for t in counted(job.study) if how_ended(t) == TrialState.FAIL]
     assert [t.params["classifier.lr"] for t in failed] == [1e30] * len(failed)
     assert failed and all("not finite" in t.user_attrs["reason"] for t in failed)
     assert complete(job.study)[0].user_attrs["epoch"] == 3
 
 
 @pytest.mark.slow
-def test_the_final_keeps_the_trial_with_the_best_mean_objective(job: MainJob) -> None:
-    folder, trials = job.results / "final" / "tiny", complete(job.study)
-    config, finals = load_config(folder / "best.yaml"), json.loads((folder / "finals.json").read_text())
-    assert config.selected_on == "select"
-    [chosen] = [t for t in trials if t.number == finals["chosen"]]
-    means = {t["trial"]: t["mean"]["seed/best_miou"] for t in finals["trials"]}
-    assert means[chosen.number] == max(means.values()) and len(means) == len(trials[:2])
-    assert config.classifier.options.prototype_weight == chosen.params["classifier.options.prototype_weight"]
-    assert config.pseudo.threshold == chosen.user_attrs["metrics"]["seed/best_threshold"]
-    predictions = list((job.results / "store" / "evaluation").glob("*/predictions"))
-    assert predictions and all(len(list(path.glob("*.png"))) == 12 for path in predictions)
+def test_the_choice_has_the_best_mean_over_fresh_seeds(job: MainJob) -> None:
+    [numbers] = read_rounds(job.results / "final" / "tiny")
+    assert numbers["seeds"] == [11], "the search used 10"
+    means = {arm: [r["metrics"]["seed/best_miou"] for r in e["runs"]] for arm, e in numbers["arms"].items()}
+    assert set(means) == {f"trial {t.number}" for t in complete(job.study)[:2]}
+    assert f"trial {job.study.user_attrs['chosen']}" == max(means, key=lambda arm: means[arm])
+
+
+@pytest.mark.slow
+def test_the_search_ends_with_a_comparison_on_seeds_that_chose_nothing(job: MainJob) -> None:
+    folder = job.results / "final" / "tiny"
+    numbers = json.loads((folder / COMPARISON).read_text())
+    assert numbers["seeds"] == [12] and numbers["trial"] == job.study.user_attrs["chosen"] and numbers["whole"]
+    arms = [PUBLISHED, PLAIN_CAM, *([CHOSEN] if numbers["chosen"] == CHOSEN else []), UPPER_BOUND]
+    assert list(numbers["arms"]) == arms
+    seen = {arm: entry["runs"][0]["supervision"]["val/miou"] for arm, entry in numbers["arms"].items()}
+    assert seen == dict.fromkeys(arms, "held-out masks") | {UPPER_BOUND: "full supervision"}
+    last = job.stages["to the end"].output.splitlines()[-12:]
+    assert any(f"{numbers['chosen']} against {PLAIN_CAM}" in line for line in last), "the verdict is printed last"
     figures = list((folder / "figures").glob("*.png"))
-    assert figures and all(min(Image.open(figure).size) > 100 for figure in figures)
+    assert len(figures) == 5 and all(min(Image.open(figure).size) > 100 for figure in figures)
+
+
+@pytest.mark.slow
+def test_what_is_kept_is_the_best_by_the_objective_and_named(job: MainJob) -> None:
+    folder = job.results / "final" / "tiny"
+    numbers, config = json.loads((folder / COMPARISON).read_text()), load_config(folder / "best.yaml")
+    objective = {
+        arm: entry["runs"][0]["metrics"]["seed/best_miou"]
+        for arm, entry in numbers["arms"].items()
+        if arm != UPPER_BOUND
+    }
+    kept = numbers["kept"]
+    assert objective[kept] == max(objective.values())
+    assert (folder / "best.yaml").read_text().startswith(f"# {kept}\n")
+    assert config.selected_on == "select" and config.classifier.method == ("cam" if kept == PLAIN_CAM else "sfc")
+    assert json.loads((folder / "metrics.json").read_text())["metrics"]["seed/best_miou"] == objective[kept]
 
 
 @pytest.mark.slow
@@ -176,14 +203,19 @@ def test_mlflow_has_one_run_a_search_a_trial_and_an_inner_trial(job: MainJob) ->
 
 
 @pytest.mark.slow
-def test_the_run_of_the_search_has_the_numbers_of_the_final_that_is_kept(job: MainJob) -> None:
+def test_mlflow_has_confirmation_and_comparison_below_the_search(job: MainJob) -> None:
     [parent] = job.runs("search")
-    kept = [run for run in job.runs("final") if run.data.tags["sfc.kept"] == "True"]
-    finals = [run for run in kept if run.data.tags["sfc.trial"] == parent.data.tags["sfc.best"]]
-    assert finals and all(0 <= run.data.metrics["val/miou"] <= 1 for run in finals)
-    assert all(run.data.tags["supervision.val/miou"] == "held-out masks" for run in finals)
-    assert any(parent.data.metrics.items() <= run.data.metrics.items() for run in finals)
-    assert "val/miou" in parent.data.metrics
+    steps = {
+        kind: [run for run in job.runs(kind) if "mlflow.parentRunId" in run.data.tags]
+        for kind in ("confirmation", "comparison")
+    }
+    for kind, runs in steps.items():
+        [step] = [run for run in runs if "sfc.arm" not in run.data.tags]
+        assert step.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        arms = [run for run in runs if "sfc.arm" in run.data.tags]
+        assert arms and {run.data.tags["mlflow.parentRunId"] for run in arms} == {step.info.run_id}, kind
+    assert f"sfc.verdict.{PLAIN_CAM}" in parent.data.tags
+    assert f"against {PLAIN_CAM}/val_miou" in parent.data.metrics and "val/miou" in parent.data.metrics
 
 
 @pytest.mark.slow
@@ -254,7 +286,7 @@ def test_an_objective_of_ones_own_searches_and_chooses(
         assert trial.user_attrs["supervision"]["own_metric:low_weight"] == "same masks", "it may have read them"
         assert max(tried["value"] for tried in trial.user_attrs["inner"]) == trial.value
     assert complete(study)[0].params["classifier.options.prototype_weight"] == 0.4
-    assert json.loads((tmp_path / "results" / "final" / "tiny" / "finals.json").read_text())["chosen"] == 1
+    assert json.loads((tmp_path / "results" / "final" / "tiny" / COMPARISON).read_text())["trial"] == 1
 
     (modules / "own_metric.py").write_text("def low_weight(pipeline):\n    return 0.0\n")
     sys.modules.pop("own_metric")

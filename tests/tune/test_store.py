@@ -38,7 +38,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     study.add_trial(optuna.trial.create_trial(value=1.0, user_attrs={"maps": str(maps)}))
     study.add_trial(optuna.trial.create_trial(state=optuna.trial.TrialState.FAIL))
     for path, value in {
-        "final/one/finals.json": {"trials": [{"runs": [{"folders": {"val": str(val)}}, {"failed": "diverged"}]}]},
+        "final/one/comparison.json": {
+            "arms": {"chosen": {"runs": [{"folders": {"val": str(val)}}, {"failed": "diverged"}]}}
+        },
         "ablations/plan-1/numbers.json": {"arms": {"x": {"runs": [{"folders": {"val": str(arm)}}]}}},
     }.items():
         (results / path).parent.mkdir(parents=True)
@@ -102,9 +104,9 @@ def test_nothing_is_removed_while_a_study_is_driven(results: Path, capsys: pytes
 
 def test_nothing_is_removed_when_references_can_not_be_read(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     everything = outputs(results)
-    (results / "final" / "one" / "finals.json").write_text("{")
+    (results / "final" / "one" / "comparison.json").write_text("{")
     assert main(["--results", str(results), "--remove", "--yes"]) == 2
-    assert outputs(results) == everything and "finals.json is not JSON" in capsys.readouterr().err
+    assert outputs(results) == everything and "comparison.json is not JSON" in capsys.readouterr().err
 
 
 def test_a_store_of_no_study_and_no_store_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

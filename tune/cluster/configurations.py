@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Sequence
@@ -15,18 +14,17 @@ import ray
 import torch
 
 from sfc.config import Config, plugins
-from sfc.config.files import change_config
 from sfc.errors import Diverged
 from sfc.pipeline import NotDone, Pipeline, Until
+from sfc.results import Result
 from sfc.runtime.engine import Engine, LocalEngine
 from sfc.runtime.store import Store
 from sfc.runtime.stores import StoreAddress, open_store
-from sfc.scoring.tally import METRICS
 from tune.cluster.connect import check_nodes, connect, cpus_each, slots
 from tune.cluster.ray_engine import RETRIES, ProcessDied, RayEngine, hang_guard, outcome
 from tune.options import ClusterOptions
 from tune.space.sections import Objective
-from tune.study.objective import measure
+from tune.study.objective import at_best_threshold, measure
 
 log = logging.getLogger("sfc")
 
@@ -43,8 +41,12 @@ class Goal:
     """Choose the background threshold on the masks of the select split, and record that."""
     metric: str | None = None
     """An objective to measure beside what a run measures: one without masks, or a function of the user's own."""
-    until: Until = "segmentation"
-    """The last stage."""
+    until: Until | None = "segmentation"
+    """The last stage; None: only the metric is measured."""
+
+
+Work = tuple[Config, Goal]
+"""A configuration, and how far it goes."""
 
 
 def run_config(config: Config, store: StoreAddress, engine: Engine, goal: Goal) -> Run:
@@ -56,12 +58,9 @@ def _run(pipeline: Pipeline, goal: Goal) -> Run:
     """As `run_config`; of a pipeline without an engine everything is in the store, or this raises NotDone."""
     config = pipeline.config
     try:
-        if goal.sweep:
-            seeds = pipeline.output("seeds", config.data.select) / METRICS
-            best = json.loads(seeds.read_text(encoding="utf-8"))["best"]
-            chosen = {"pseudo.threshold": best["threshold"], "selected_on": config.data.select}
-            pipeline = pipeline.changed(change_config(config, chosen))
-        result = pipeline.run(goal.until)
+        if goal.sweep and config.pseudo.method != "masks":
+            pipeline = at_best_threshold(pipeline)
+        result = pipeline.run(goal.until) if goal.until else Result(label_source=pipeline.data.label_source)
         if goal.metric is not None and goal.metric not in result.metrics:
             if plugins.is_path(goal.metric):
                 plugins.allow(goal.metric)  # the driver may import it, or it would not have come here
@@ -92,7 +91,7 @@ def with_local_folders(run: Run, store: Store) -> Run:
     return run | {"folders": folders} if folders else run
 
 
-def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> Iterator[tuple[int, Run]]:
+def run_all(work: Sequence[Work], cluster: ClusterOptions) -> Iterator[tuple[int, Run]]:
     """Take many configurations through the stages in their order, as many at a time as the cluster holds; first come
     those that are in the store. Ray is connected to if there are others.
 
@@ -100,21 +99,21 @@ def run_all(configs: Sequence[Config], cluster: ClusterOptions, goal: Goal) -> I
     is Ray Train's on so many workers, and the other stages are spread over the cluster.
 
     Yields:
-        Position in `configs` and numbers, as they are done.
+        Position in `work` and numbers, as they are done.
     """
-    if goal.metric is not None and plugins.is_path(goal.metric):
-        plugins.load(goal.metric)  # refused where the user's command does not name it
-    left: dict[int, Config] = {}
+    for metric in {goal.metric for _, goal in work if goal.metric and plugins.is_path(goal.metric)}:
+        plugins.load(metric)  # refused where the user's command does not name it
+    left: dict[int, Work] = {}
     store, opened = open_store(cluster.store), None
-    for i, config in enumerate(configs):
+    for i, (config, goal) in enumerate(work):
         if opened is None or opened.config.data != config.data:
             opened = Pipeline(config, store, None)
         if (run := _stored(opened.changed(config), goal)) is None:
-            left[i] = config
+            left[i] = config, goal
         else:
             yield i, run
     if left:
-        yield from _run_left(left, cluster, goal)
+        yield from _run_left(left, cluster)
 
 
 def _stored(pipeline: Pipeline, goal: Goal) -> Run | None:
@@ -129,27 +128,29 @@ def _stored(pipeline: Pipeline, goal: Goal) -> Run | None:
         log.setLevel(level)
 
 
-def _run_left(configs: dict[int, Config], cluster: ClusterOptions, goal: Goal) -> Iterator[tuple[int, Run]]:
-    """As `run_all`, of configurations by position that are not done."""
+def _run_left(work: dict[int, Work], cluster: ClusterOptions) -> Iterator[tuple[int, Run]]:
+    """As `run_all`, of what is not done, by position."""
     connect(cluster.address)
     store = open_store(cluster.store)
     check_nodes([cluster.store, *([cluster.results] if cluster.workers > 1 else [])])
     gpus = ray.cluster_resources().get("GPU", 0) > 0
-    at_once = min(len(configs), slots(cluster.workers, cluster.workers if gpus else 0))
+    at_once = min(len(work), slots(cluster.workers, cluster.workers if gpus else 0))
     if cluster.workers == 1:
-        cpus = 1 if gpus else cpus_each(len(configs))
+        cpus = 1 if gpus else cpus_each(len(work))
         task = ray.remote(num_cpus=cpus, num_gpus=int(gpus), max_retries=RETRIES)(_task)
-        waiting = {task.remote(config, cluster.store, cpus, goal): i for i, config in configs.items()}
+        waiting = {task.remote(config, cluster.store, cpus, goal): i for i, (config, goal) in work.items()}
         while waiting:
             [done], _ = ray.wait(list(waiting))
             i = waiting.pop(done)
             try:
                 yield i, with_local_folders(outcome(done), store)
             except ProcessDied as error:  # the others go on
-                yield i, failure(configs[i], error)
+                yield i, failure(work[i][0], error)
         return
     engine = RayEngine(cluster.workers, cluster.results, beside=at_once)
     with ThreadPoolExecutor(at_once) as pool:  # each thread waits for Ray, which does the work
-        futures = {pool.submit(run_config, config, cluster.store, engine, goal): i for i, config in configs.items()}
+        futures = {
+            pool.submit(run_config, config, cluster.store, engine, goal): i for i, (config, goal) in work.items()
+        }
         for done in as_completed(futures):
             yield futures[done], with_local_folders(done.result(), store)

@@ -10,6 +10,7 @@ import base64
 import functools
 import io
 import json
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -28,6 +29,7 @@ from sfc.data import Dataset
 from sfc.plots import make_figure, maps_grid
 from tune.evidence.importance import inner_of, is_numeric
 from tune.space.parameter import decode
+from tune.study.study import how_ended
 
 P = ParamSpec("P")
 
@@ -85,14 +87,14 @@ def history(trials: Sequence[FrozenTrial], metric: str, published: FrozenTrial |
     and the published setting's. Below: epochs that every trial trained."""
     figure, axes = make_figure(9, 4.4, 2, 1, sharex=True, height_ratios=[2.4, 1])
     above, below = axes[:, 0]
-    done = sorted((t for t in trials if t.state == TrialState.COMPLETE), key=lambda t: t.number)
+    done = sorted((t for t in trials if how_ended(t) == TrialState.COMPLETE), key=lambda t: t.number)
     numbers, values = [t.number for t in done], [t.value or 0.0 for t in done]
     if done:
         last = max(t.number for t in trials)
         above.step([*numbers, last], [*np.maximum.accumulate(values), max(values)], where="post", color=BLUE, lw=1.2)
         above.plot(numbers, values, "o", color=BLUE, label="trial in full; the line is the best so far")
     if inner := [t for t in done if inner_of(t)]:
-        low = [inner_of(t)[0]["value"] for t in inner]
+        low = [math.nan if (value := inner_of(t)[0]["value"]) is None else value for t in inner]
         above.vlines([t.number for t in inner], low, [t.value or 0.0 for t in inner], color=BLUE, lw=0.8, alpha=0.6)
         above.plot([t.number for t in inner], low, "o", mfc="white", color=BLUE, label="before its inner search")
     if published is not None and published.value is not None:
@@ -101,7 +103,7 @@ def history(trials: Sequence[FrozenTrial], metric: str, published: FrozenTrial |
     if done:
         _legend(above)
     for state, (colour, title) in STATES.items():
-        if some := [t for t in trials if t.state == state]:
+        if some := [t for t in trials if how_ended(t) == state]:
             epochs = [t.user_attrs.get("epoch", 0) for t in some]
             below.bar([t.number for t in some], epochs, color=colour, label=title)
             if state == TrialState.FAIL:  # one that failed at once has no bar
@@ -118,7 +120,7 @@ def previews(trials: Sequence[FrozenTrial]) -> Figure:
     figure, axes = make_figure(9, 3)
     axis = axes[0, 0]
     for state, (colour, title) in STATES.items():
-        for i, trial in enumerate(t for t in trials if t.state == state):
+        for i, trial in enumerate(t for t in trials if how_ended(t) == state):
             # The last value of a complete trial is its result: another measure than the previews before it.
             last = trial.user_attrs.get("epoch", 0) if state == TrialState.COMPLETE else None
             points = {epoch: value for epoch, value in sorted(trial.intermediate_values.items()) if epoch != last}

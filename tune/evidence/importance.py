@@ -33,7 +33,8 @@ class Share:
 
 
 def inner_of(trial: FrozenTrial) -> list[dict[str, Any]]:
-    """Evaluations (`values`, `value`) of the search inside a trial, the published values first; [] without one."""
+    """Evaluations of the search inside a trial (`tune.study.trial.search_inner`), the published values first; []
+    without one."""
     return trial.user_attrs.get("inner") or []
 
 
@@ -73,7 +74,7 @@ def inner_trials(trials: Iterable[FrozenTrial]) -> list[FrozenTrial]:
     """The evaluations of all inner searches as trials of one study; each value is taken relative to the mean of its
     own trial, so the outer search's effect is not counted."""
     pool = [
-        (entry["values"], entry["value"] - statistics.mean(e["value"] for e in inner_of(trial)))
+        (entry["values"], entry["first"] - statistics.mean(e["first"] for e in inner_of(trial)))
         for trial in trials
         for entry in inner_of(trial)
     ]

@@ -18,12 +18,12 @@ from sfc.config import Pseudo
 from sfc.config.files import change_config
 from sfc.data import Dataset, open_dataset
 from sfc.errors import UserError
-from sfc.scoring.names import title_of
 from tune.evidence import charts, trials
-from tune.evidence.finals import Finals, load_finals
+from tune.evidence.answer import Answer, confirmation, load_answer
 from tune.evidence.importance import LEAST, STEADY, inner_trials, shares
-from tune.evidence.tables import TEMPLATES, number, spread
+from tune.evidence.tables import TEMPLATES, heading, number, spread
 from tune.evidence.trials import Evidence
+from tune.evidence.verdict import interval
 from tune.study.study import proxies, sweeps, values_of
 from tune.tracking.versions import versions
 
@@ -85,7 +85,7 @@ def class_bars(iou: dict[str, list[float]], data: Dataset, counts: list[int]) ->
     return (list(iou), rows) if iou else None
 
 
-def with_data(e: Evidence, finals: Finals | None) -> dict[str, Any]:
+def with_data(e: Evidence, answer: Answer | None) -> dict[str, Any]:
     """The figures that need the data set; `missing` and `no_maps` say why the page has none of them."""
     drawn: dict[str, Any] = dict.fromkeys(("maps", "seed_classes", "final_classes")) | {"missing": "", "no_maps": ""}
     try:
@@ -95,9 +95,8 @@ def with_data(e: Evidence, finals: Finals | None) -> dict[str, Any]:
         return drawn | {"missing": f"the data set can't be read: {error}"}
     seeds = {title: t.user_attrs.get("iou", {}).get("seed", []) for title, t in e.compared.items()}
     drawn["seed_classes"] = class_bars(seeds, data, counts)
-    if finals:
-        stages = {title_of(stage): iou for stage, iou in finals.iou.items()}
-        drawn["final_classes"] = class_bars(stages, data, counts)
+    if answer:
+        drawn["final_classes"] = class_bars(answer.iou(), data, counts)
     try:
         drawn["maps"] = maps(e, data)
     except (UserError, OSError) as error:
@@ -105,22 +104,26 @@ def with_data(e: Evidence, finals: Finals | None) -> dict[str, Any]:
     return drawn
 
 
+def tables_of(file: Path) -> Markup:
+    """A file of Markdown tables as HTML, without its title; its headings are two levels lower."""
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
+    tokens = markdown.parse(file.read_text(encoding="utf-8"))
+    if tokens and tokens[0].type == "heading_open":
+        tokens = tokens[3:]
+    for token in tokens:
+        if token.type.startswith("heading_"):
+            token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
+    return Markup(markdown.renderer.render(tokens, markdown.options, {}))  # escaped by the library
+
+
 def ablations(e: Evidence) -> list[dict[str, Any]]:
     """Tables of the ablations in the results folder, those of other studies left out."""
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
     result = []
     for file in sorted(e.results.glob("ablations/*/tables.md")):
         about = file.with_name("numbers.json")
         origin = json.loads(about.read_text(encoding="utf-8")) if about.is_file() else {}
         if origin.get("study") in (None, e.study.study_name):
-            tokens = markdown.parse(file.read_text(encoding="utf-8"))
-            if tokens and tokens[0].type == "heading_open":  # the page has a heading for each file
-                tokens = tokens[3:]
-            for token in tokens:
-                if token.type.startswith("heading_"):
-                    token.tag = f"h{min(6, int(token.tag[1]) + 2)}"
-            html = Markup(markdown.renderer.render(tokens, markdown.options, {}))  # escaped by the library
-            result.append({"name": file.parent.name, "html": html})
+            result.append({"name": file.parent.name, "html": tables_of(file)})
     return result
 
 
@@ -141,7 +144,7 @@ def page(study: optuna.Study, results: Path, command: str = "") -> str:
         HTML that needs no other file.
     """
     e = Evidence(study, results)
-    finals = load_finals(e)
+    answer = load_answer(e)
     scored = [t.user_attrs["metrics"] for t in e.ranked if MIOU in t.user_attrs.get("metrics", {})]
     seed_miou = [metrics[MIOU] for metrics in scored]
     taus = proxies(e.ranked)
@@ -165,13 +168,15 @@ def page(study: optuna.Study, results: Path, command: str = "") -> str:
         "failed": trials.unranked(e, e.failed),
         "previewed": [t for t in (*e.ranked, *e.early) if t.intermediate_values],
         "search_masks": trials.search_masks(e.metric),
-        "tau": finals.ranking() if finals else None,
+        "confirmation": confirmation(e),
+        "comparison": tables_of(e.results / "final" / study.study_name / "tables.md") if answer else "",
         "ablations": ablations(e),
         "versions": versions(),
-        **with_data(e, finals),
+        **with_data(e, answer),
     }
     constants = {"least": LEAST, "steady": STEADY, "charts": charts, "command": command}
     environment = TEMPLATES.overlay()
     environment.filters |= {"number": number, "spread": spread, "breakable": breakable}
+    environment.filters |= {"interval": interval, "heading": heading}
     template = environment.get_template("report.html")
-    return template.render(e=e, finals=finals, **values, **constants)
+    return template.render(e=e, answer=answer, **values, **constants)

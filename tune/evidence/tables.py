@@ -25,7 +25,7 @@ from tune.evidence.stats import RESAMPLES, Interval, holm, over_images, paired
 
 Numbers = dict[str, Any]
 """The content of an ablation's numbers.json; see `tune.ablate`."""
-STAGES = ("seed_val", "pseudo", "val")
+STAGES = ("seed_val", "pseudo_train", "val")
 """Prefixes of the numbers that arms are compared by: masks of their images chose no threshold."""
 TEMPLATES = Environment(
     loader=PackageLoader("tune.evidence"),
@@ -34,7 +34,7 @@ TEMPLATES = Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-OVERVIEW = ("seed/best_miou", *(f"seed_val/miou{part}" for part in PARTS), "pseudo/miou", "val/miou")
+OVERVIEW = ("seed/best_miou", *(f"seed_val/miou{part}" for part in PARTS), "pseudo_train/miou", "val/miou")
 
 
 class Bold(str):
@@ -106,18 +106,19 @@ def _value(run: dict[str, Any], stage: str, part: str | int) -> float:
     return run["metrics"].get(f"{stage}/miou{part}", math.nan)
 
 
-def differences(numbers: Numbers, stage: str, arm: str) -> Differences:
-    """An arm against the reference on a stage: the mIoU, its parts, and every class by channel.
+def differences(numbers: Numbers, stage: str, arm: str, reference: str | None = None) -> Differences:
+    """An arm against a reference on a stage: the mIoU, its parts, and every class by channel.
 
     Args:
         numbers: with folders that hold the counts of each image.
         stage: one of `STAGES`.
         arm: another than the reference.
+        reference: None: the numbers' own.
 
     Returns:
         Only numbers that both have; seeds that one of them lacks are left out.
     """
-    ours, theirs = ran(numbers, arm), ran(numbers, numbers["reference"])
+    ours, theirs = ran(numbers, arm), ran(numbers, reference or numbers["reference"])
     seeds = [seed for seed in theirs if seed in ours]
     channels = range(len(numbers["classes"]))
     groups: dict[str | int, Sequence[int] | np.ndarray] = {"": channels, **{c: [c] for c in channels}}

@@ -24,7 +24,7 @@ from tune.evidence.importance import inner_of
 from tune.evidence.tables import number
 from tune.space.parameter import decode
 from tune.study.progress import duration, shown
-from tune.study.study import base_of, complete, counted, published, values_of
+from tune.study.study import base_of, complete, counted, how_ended, published, values_of
 
 
 def table(
@@ -76,11 +76,11 @@ class Evidence:
 
     @cached_property
     def early(self) -> list[FrozenTrial]:
-        return [t for t in self.trials if t.state == TrialState.PRUNED]
+        return [t for t in self.trials if how_ended(t) == TrialState.PRUNED]
 
     @cached_property
     def failed(self) -> list[FrozenTrial]:
-        return [t for t in self.trials if t.state == TrialState.FAIL]
+        return [t for t in self.trials if how_ended(t) == TrialState.FAIL]
 
     @property
     def best(self) -> FrozenTrial | None:
@@ -111,7 +111,7 @@ class Evidence:
     def published_state(self) -> str:
         """Why the published setting has no number."""
         wanted = self.study.user_attrs["published"]
-        states = [t.state for t in self.trials if t.params == wanted]
+        states = [how_ended(t) for t in self.trials if t.params == wanted]
         words = {TrialState.PRUNED: "was stopped early", TrialState.FAIL: "failed"}
         return next((words[s] for s in states if s in words), "has no trial in full")
 

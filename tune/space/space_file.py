@@ -13,10 +13,10 @@ from pydantic import BaseModel
 from sfc.config import Config, plugins
 from sfc.config.files import EXPERIMENTS, absolute, change_config, find_file, load_config, nearest, setting_names
 from sfc.errors import UserError
-from sfc.scoring.names import split_of
+from sfc.scoring.names import prefix_of, split_of
 from tune.space.entries import Entries, read_entries
 from tune.space.parameter import Parameter, Value, decode, encode
-from tune.space.sections import Asha, SpaceFile
+from tune.space.sections import PLAIN_CAM, PUBLISHED, SEED_MIOU, Asha, SpaceFile
 
 SPACES = EXPERIMENTS / "spaces"
 INNER = ("cam.", "pseudo.")
@@ -54,6 +54,20 @@ class Space(BaseModel):
     def rungs(self, config: Config) -> list[int]:
         """Epochs at which the trial of that configuration is compared with others."""
         return self.asha.rungs(config.classifier.epochs) if self.asha else []
+
+    @property
+    def stages(self) -> tuple[str, ...]:
+        """What a trial with a trained classifier is compared with others by before the objective is measured: cheaper
+        numbers, of which only the better go on."""
+        later = {"pseudo": (SEED_MIOU,), "segmentation": (SEED_MIOU, "pseudo/miou")}
+        return later.get(prefix_of(self.file.objective.metric), ())
+
+    def references(self) -> dict[str, Config]:
+        """What the chosen setting is compared with, by name: the published setting, plain CAM, and the file's own."""
+        plain = {"classifier.method": "cam", "classifier.bank_images": 0}
+        own = {PUBLISHED: self.file.published, PLAIN_CAM: plain, **self.file.compare.references}
+        configs = {name: self.config(values) for name, values in own.items()}
+        return {n: c for i, (n, c) in enumerate(configs.items()) if c not in list(configs.values())[:i]}
 
     def suggest(self, trial: optuna.Trial) -> dict[str, Value]:
         """A trial's values of the outer parameters that apply, asked from Optuna in the file's order."""
@@ -152,8 +166,10 @@ class _Checks:
         yield from self._point("published", file.published, at("published"))
         for i, point in enumerate(file.start):
             yield from self._point(f"start {i + 1}", point, at("start", i))
-        for name, value in file.final.set.items():
-            yield from self._change({name: value}, at("final", "set", name))
+        for name, value in file.compare.set.items():
+            yield from self._change({name: value}, at("compare", "set", name))
+        for arm, values in file.compare.references.items():
+            yield from self._change(values, at("compare", "references", arm))
 
     def _change(self, changes: dict[str, Any], place: str) -> Iterator[str]:
         try:

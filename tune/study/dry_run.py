@@ -170,19 +170,33 @@ def samples(space: Space, number: int) -> list[dict[str, Value]]:
 
 
 def work(space: Space, left: int, best: list[dict[str, Value]]) -> list[Work]:
-    """What `left` more trials and the final would ask for: trials with settings drawn at random, each in full, with the
-    settings of later stages that it tries; in the final the best so far, else the first of these."""
-    final, inner = space.file.final, space.inner
-    drawn = [space.file.published, *samples(space, max(left, final.top) - 1)]
+    """What `left` more trials, the confirmation and the comparison would ask for: trials with settings drawn at random,
+    each in full, with the settings of later stages that it tries; after them the best so far, else the first of
+    these."""
+    file, inner = space.file, space.inner
+    widest = max([step.trials for step in file.confirm], default=1)
+    drawn = [file.published, *samples(space, max(left, widest) - 1)]
     later = [{n: s[n] for n in inner if n in s} for s in samples(space, space.file.budget.inner)[1:]] if inner else []
     jobs: list[Work] = []
     for chosen in drawn[:left]:
         outer = {name: chosen[name] for name in space.outer if name in chosen}
         for settings in [chosen, *(outer | values for values in later)]:
             jobs.append((space.config(settings), lambda pipeline: everything(pipeline, space.file.objective)))
-    for chosen in [*best, *drawn][: final.top]:
-        for seed in range(space.base.seed, space.base.seed + final.seeds):
-            jobs.append((change_config(space.config(chosen), {**final.set, "seed": seed}), Pipeline.run))
+    leaders, seed = [space.config(chosen) for chosen in [*best, *drawn]], space.base.seed + 1
+
+    def objective(pipeline: Pipeline) -> object:
+        return everything(pipeline, file.objective)
+
+    for step in file.confirm:
+        for config in leaders[: step.trials]:
+            jobs += [(change_config(config, {"seed": seed + i}), objective) for i in range(step.seeds)]
+    seed += max([step.seeds for step in file.confirm], default=0)
+    arms = [*space.references().values(), leaders[0]]
+    if file.compare.upper_bound:
+        arms.append(change_config(leaders[0], {"pseudo.method": "masks"}))
+    for config in arms:
+        for i in range(file.compare.seeds):
+            jobs.append((change_config(config, {**file.compare.set, "seed": seed + i}), Pipeline.run))
     return jobs
 
 
@@ -210,8 +224,10 @@ def show_plan(console: Console, space: Space, name: str, pipeline: Pipeline, res
     console.out(
         f"{file.budget.trials} trials of {base.classifier.epochs} epochs on {len(pipeline.train)} images, compared at "
         f"epochs {space.rungs(base) or 'none'}{inner}; objective {file.objective.metric} on {len(select)} images of "
-        f"the split {select.name}; the best {file.final.top} x {file.final.seeds} seeds go through all stages, which "
-        f"report on the split {base.data.val}\n"
+        f"the split {select.name}\n"
+        f"confirmation: {' then '.join(f'{r.trials} trials x {r.seeds} seeds' for r in file.confirm) or 'none'}\n"
+        f"comparison: the chosen setting with {', '.join(space.references())}, {file.compare.seeds} seeds each through "
+        f"all stages, which report on the split {base.data.val}\n"
         f"{SAMPLES} sampled configurations are valid; {left} trials are still to run; nothing was started"
     )
     show(console, estimate(work(space, left, best), pipeline.store), available_cpus(), pipeline.store.root)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import argparse
 import re
 
-FINALS = "finals.json"
-"""File of a study's final runs, in `final/STUDY` of the results folder."""
+COMPARISON = "comparison.json"
+"""File of a study's comparison, in `final/STUDY` of the results folder."""
 LONGEST = 100
 """Characters of a name."""
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any
 
 from sfc.config import plugins
+from sfc.config.files import change_config
 from sfc.errors import Diverged, UserError
 from sfc.pipeline import NotDone, Pipeline
 from sfc.results import Result, Supervision, supervision
 from sfc.scoring.names import prefix_of
+from sfc.scoring.tally import METRICS
 from tune.space.sections import Objective
 
 
@@ -41,6 +44,14 @@ def measure(pipeline: Pipeline, objective: Objective) -> Result:
     return result
 
 
+def at_best_threshold(pipeline: Pipeline) -> Pipeline:
+    """The pipeline with the background threshold that is best for the seeds of the select split."""
+    seeds = pipeline.output("seeds", pipeline.config.data.select) / METRICS
+    best = json.loads(seeds.read_text(encoding="utf-8"))["best"]
+    chosen = {"pseudo.threshold": best["threshold"], "selected_on": pipeline.config.data.select}
+    return pipeline.changed(change_config(pipeline.config, chosen))
+
+
 def masks_of_plugin(pipeline: Pipeline) -> Supervision:
     """Masks that the number of a user's own function has seen: the select split's, if any, since it may read them."""
     return supervision(pipeline.config, pipeline.config.selected_on)
@@ -52,8 +63,9 @@ def everything(pipeline: Pipeline, objective: Objective) -> Result:
     result = Result(label_source=pipeline.data.label_source)
     if pipeline.split(pipeline.config.data.select).has_masks:
         pipeline.measure(result, "seed")
-    if objective.metric.startswith("pseudo/"):
-        pipeline.measure(result, "pseudo")
+    for prefix in ("pseudo", "segmentation"):
+        if objective.metric.startswith(("segmentation/", f"{prefix}/")):
+            pipeline.measure(result, prefix)
     pipeline.measure(result, "proxy")
     return result
 

@@ -14,8 +14,9 @@ from rich.table import Table
 
 from sfc.scoring.names import PARTS
 from tune.space.parameter import Value
+from tune.space.sections import SEED_MIOU
 from tune.space.space_file import Space
-from tune.study.study import SEED_MIOU, Evaluated, complete, counted, proxies, published, values_of
+from tune.study.study import Evaluated, complete, counted, how_ended, proxies, published, values_of
 
 SHOWN = 10
 
@@ -54,9 +55,9 @@ class Progress:
         if result.get("failed"):
             what = f"failed: {result['failed']}"
         elif result.get("complete"):
-            what = f"{result['objective']:.4f}"
+            what = f"{result['objective']:.4f}" + (f" (WARNING: {result['warnings']})" if result["warnings"] else "")
         else:
-            what = f"stopped early at epoch {result.get('epoch', 0)}"
+            what = f"stopped early at {result.get('reached', 'the start')}"
         done = counted(self.study)
         ranked = complete(self.study, done)
         self.reference = self.reference or published(self.study, ranked)
@@ -83,8 +84,8 @@ def show_study(console: Console, study: optuna.Study, space: Space, over: bool) 
     ranked, metric = complete(study, done), space.file.objective.metric
     goes_on = "the time limit is over; the same command goes on, first with what was stopped by it"
     lines = [goes_on] if over and len(done) < space.file.budget.trials else []
-    early = [f"{t.number} at epoch {t.user_attrs['epoch']}" for t in done if t.state == TrialState.PRUNED]
-    failed = sum(t.state == TrialState.FAIL for t in done)
+    early = [f"{t.number} at {t.user_attrs['reached']}" for t in done if how_ended(t) == TrialState.PRUNED]
+    failed = sum(how_ended(t) == TrialState.FAIL for t in done)
     table = Table(
         title=f"{study.study_name}: {len(ranked)} trials in full, {len(early)} stopped early, {failed} failed",
         title_justify="left",

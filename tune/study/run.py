@@ -64,7 +64,7 @@ class StudySearch(Searcher):
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         if math.isfinite(result.get("objective", math.nan)) and not result.get("complete"):
             with contextlib.suppress(optuna.exceptions.UpdateFinishedTrialError):
-                self.running[trial_id][0].report(result["objective"], result["epoch"])
+                self.running[trial_id][0].report(result["objective"], result["step"])
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         trial, started = self.running[trial_id]
@@ -73,9 +73,10 @@ class StudySearch(Searcher):
         if time.monotonic() > self.deadline and not failed and not result.get("complete"):
             return
         attributes = {"started": started, "seconds": round(time.time() - started, 2), "epoch": result.get("epoch", 0)}
-        state, value = TrialState.PRUNED, None
+        attributes["reached"] = result.get("reached", "the start")
+        state, value = TrialState.PRUNED, None  # also of settings that failed: see `how_ended`
         if failed:
-            state = TrialState.FAIL
+            state = TrialState.FAIL if error else TrialState.PRUNED
             attributes["reason"] = result.get("failed") or f"{DIED}; see its log"
         elif result.get("complete"):
             state, value = TrialState.COMPLETE, result["objective"]
@@ -172,14 +173,14 @@ def run_trials(
 def _scheduler(job: Job) -> TrialScheduler:
     """Early stopping where the space has it. Ray Train keeps the resources of workers whose trial is stopped, so that
     the next trial would wait for ever: trials of several workers run in full."""
-    asha, epochs = job.space.asha, job.space.base.classifier.epochs
-    if asha is None or job.workers > 1:
+    asha, rungs = job.space.file.asha, [*job.space.rungs(job.space.base), *job.space.stages]
+    if asha is None or not rungs or job.workers > 1:
         return FIFOScheduler()
     return ASHAScheduler(
-        time_attr="epoch",
+        time_attr="rung",  # 1, r, r^2, ...: each number that a trial reports is one rung
         metric="objective",
         mode="max",
-        max_t=epochs,
-        grace_period=min(asha.grace, epochs),
+        max_t=asha.reduction ** len(rungs),
+        grace_period=1,
         reduction_factor=asha.reduction,
     )

@@ -21,7 +21,7 @@ from sfc.errors import UserError
 from sfc.runtime.store import digest
 from tune.evidence.stats import Interval, kendall
 from tune.space.parameter import Value, decode
-from tune.space.sections import PROXIES, Objective, SpaceFile
+from tune.space.sections import PROXIES, SEED_MIOU, Objective, SpaceFile
 from tune.space.space_file import Space
 from tune.study.edit import check_choices, differences, edits
 from tune.study.names import name_from
@@ -29,9 +29,6 @@ from tune.study.storage import STORAGE, storage_at
 
 QUEUED = "queued"
 """User attribute of a trial that did not come from the sampler: the settings with which it was put in the queue."""
-
-SEED_MIOU = "seed/best_miou"
-"""Number that objectives without masks are compared with."""
 
 
 def identity(space: Space) -> dict[str, Any]:
@@ -79,7 +76,6 @@ def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, li
         "metric": space.file.objective.metric,
         "split": space.base.selected_on,
         "base": space.base.model_dump(mode="json"),
-        "final": space.file.final.model_dump(mode="json"),
         "space": space.file.model_dump(mode="json", by_alias=True),
         "identity": identity(space),  # last: without it a driver died while it made the study
     }.items():
@@ -90,19 +86,36 @@ def open_study(name: str, space: Space, results: Path) -> tuple[optuna.Study, li
         if all(trial.user_attrs.get(QUEUED) != point for trial in queued):
             study.enqueue_trial(point, user_attrs={QUEUED: point})
     # With the same seed again, a continued study would draw what it drew at first.
-    study.sampler = tpe(space.file.budget.seed + drawn)
+    study.sampler = build_sampler(space.file.sampler, space.file.budget.seed + drawn)
     return study, lines
 
 
-def tpe(seed: int) -> optuna.samplers.TPESampler:
-    """The sampler of both levels of a search. It models together the parameters that every trial has in one range, and
-    each other one by itself: those under a condition, and those whose range was edited. With Optuna's `group=True` a
-    search would stay in the range that the study's first trials had."""
+def build_sampler(name: str, seed: int) -> optuna.samplers.BaseSampler:
+    """The sampler of both levels of a search, a class of optuna.samplers. TPE and GP are told which settings failed.
+
+    TPE models together the parameters that every trial has in one range, and each other one by itself: those under a
+    condition, and those whose range was edited. With Optuna's `group=True` a search would stay in the range that the
+    study's first trials had."""
+    options: dict[str, Any] = {"seed": seed}
+    if name in ("TPESampler", "GPSampler"):
+        options |= {"constraints_func": _feasible, "n_startup_trials": 6, "warn_independent_sampling": False}
+    if name == "TPESampler":
+        options |= {"multivariate": True, "constant_liar": True}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # an experimental and, from 4.9 on, a deprecated argument
-        return optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, constant_liar=True, n_startup_trials=6, warn_independent_sampling=False
-        )
+        warnings.simplefilter("ignore")  # experimental and, from 4.9 on, deprecated arguments
+        sampler: optuna.samplers.BaseSampler = getattr(optuna.samplers, name)(**options)
+    return sampler
+
+
+def _feasible(trial: FrozenTrial) -> tuple[float]:
+    """Optuna's constraint, above 0 where it is not met: a trial's settings must not make it fail."""
+    return (1.0 if "reason" in trial.user_attrs else 0.0,)
+
+
+def how_ended(trial: FrozenTrial) -> TrialState:
+    """How a trial ended: failed where its own settings were the reason, though Optuna has it as pruned, since samplers
+    do not look at trials that failed."""
+    return TrialState.FAIL if "reason" in trial.user_attrs else trial.state
 
 
 def _check(study: optuna.Study, space: Space) -> list[str]:
@@ -188,11 +201,14 @@ def complete(study: optuna.Study, done: list[FrozenTrial] | None = None) -> list
     return sorted(full, key=lambda t: -(t.value or 0.0))
 
 
+def file_of(study: optuna.Study) -> SpaceFile:
+    """The study's space file."""
+    return SpaceFile.model_validate_json(json.dumps(study.user_attrs["space"]))
+
+
 def sweeps(study: optuna.Study) -> bool:
-    """Whether each run takes the background threshold that is best on the masks of the select split, since the study
-    does not search it."""
-    searched = "pseudo.threshold" in study.user_attrs["published"]
-    return study.user_attrs["metric"].startswith("seed/best") and not searched
+    """Whether each run takes the background threshold that is best on the masks of the select split."""
+    return file_of(study).sweeps
 
 
 def base_of(study: optuna.Study) -> Config:
@@ -201,7 +217,8 @@ def base_of(study: optuna.Study) -> Config:
 
 
 def best_config(study: optuna.Study) -> Config:
-    """Settings of the best complete trial, with the background threshold that the objective's masks chose.
+    """Settings of the trial that the confirmation chose, before there is one of the best complete trial, with the
+    background threshold that the objective's masks chose.
 
     Raises:
         UserError: no trial ran in full.
@@ -209,7 +226,7 @@ def best_config(study: optuna.Study) -> Config:
     ranked = complete(study)
     if not ranked:
         raise UserError(f"the study {study.study_name} has no trial that ran in full, so there is no best one")
-    best = ranked[0]
+    best = next((t for t in ranked if t.number == study.user_attrs.get("chosen")), ranked[0])
     threshold = {"pseudo.threshold": best.user_attrs["metrics"]["seed/best_threshold"]} if sweeps(study) else {}
     return change_config(base_of(study), values_of(best) | threshold)
 
@@ -235,6 +252,8 @@ def published(study: optuna.Study, ranked: list[FrozenTrial] | None = None) -> E
     for trial in complete(study) if ranked is None else ranked:
         for tried in trial.user_attrs.get("inner", ()):
             values = {name: decode(value) for name, value in {**trial.params, **tried["values"]}.items()}
+            if tried["value"] is None:
+                continue  # it did not come as far as the objective
             if all(values.get(n, base.get(n)) == point.get(n, base.get(n)) for n in {*values, *point}):
                 return trial, tried
     return None

@@ -28,6 +28,8 @@ KEY = "sfc.key"
 """Tag that names a run once and for all."""
 LOGGED = "sfc.logged"
 """Tag of a run that ended and holds its results."""
+WARNINGS = "sfc.warnings"
+"""Tag of a run: what its stages said of outputs that can't be meant."""
 REASON = "sfc.reason"
 """Tag of a failed run: why it failed."""
 
@@ -177,16 +179,16 @@ class Tracker:
         """End a run that other runs are below."""
         self.client.set_terminated(run, "FAILED" if failed else "FINISHED")
 
-    def best(self, search: str, trial: int, values: dict[str, Any], numbers: dict[str, Any]) -> None:
-        """Write the best trial of a search to the search's own run (by its id), by which MLflow compares two studies.
+    def best(self, search: str, kept: str, values: dict[str, Any], numbers: dict[str, Any]) -> None:
+        """Write what a search keeps to the search's own run (by its id), by which MLflow compares two studies.
 
         Args:
             search: id of the search's run.
-            trial: number of the best trial.
+            kept: number of the best trial, or the name of a reference.
             values: its settings that varied; tags, since a parameter can't change when the search goes on.
-            numbers: `metrics` and `supervision` of its final run, or without a final of the trial itself.
+            numbers: `metrics` and `supervision` of one of its runs, or without a comparison of the trial itself.
         """
-        tags = {"sfc.best": str(trial), **{f"best.{name}": str(value)[:LIMIT] for name, value in values.items()}}
+        tags = {"sfc.best": kept, **{f"best.{name}": str(value)[:LIMIT] for name, value in values.items()}}
         self.log(search, metrics=numbers["metrics"], tags=tags | masks_seen(numbers.get("supervision", {})))
 
     def files(self, run: str, folder: Path, name: str | None = None) -> None:

@@ -17,8 +17,8 @@ from optuna.trial import FrozenTrial, TrialState
 from sfc.data import Dataset
 from sfc.runtime.store import Store
 from tune.space.space_file import Space
-from tune.study.study import values_of
-from tune.tracking.tracker import LOGGED, Tracker, masks_seen
+from tune.study.study import how_ended, values_of
+from tune.tracking.tracker import LOGGED, WARNINGS, Tracker, masks_seen
 
 FIGURE_IMAGES = 4
 
@@ -102,8 +102,10 @@ class TrialLogger:
         """Write the results of a finished trial from the study; its own run is marked last."""
         self._inner(trial, run)
         self._figures(trial, run)
-        results, failed = trial.user_attrs, trial.state == TrialState.FAIL
+        results, failed = trial.user_attrs, how_ended(trial) == TrialState.FAIL
         seen = {} if failed else masks_seen(results.get("supervision", {}))
+        if results.get("warnings"):
+            seen[WARNINGS] = "; ".join(results["warnings"])
         self.tracker.finish(
             run,
             params=values_of(trial),

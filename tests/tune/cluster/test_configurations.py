@@ -31,6 +31,14 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(tmp_path: 
     assert other["metrics"]["seed_val/miou"] != first["metrics"]["seed_val/miou"]
 
 
+def test_the_masks_as_labels_are_full_supervision_and_train_no_classifier_for_seeds(tmp_path: Path) -> None:
+    config = change_config(tiny(tmp_path), {"pseudo.method": "masks", "segmentation.start": "backbone"})
+    found = run(config, tmp_path / "store", metric="segmentation/miou")
+    assert found["metrics"]["pseudo_train/miou"] == 1 and not (tmp_path / "store" / "classifier").exists()
+    assert set(found["supervision"].values()) == {"full supervision"}
+    assert found["metrics"]["segmentation/miou"] != found["metrics"]["val/miou"], "on select and on val"
+
+
 def test_until_says_how_far_a_run_goes(tmp_path: Path) -> None:
     config = tiny(tmp_path)
     found = run(config, tmp_path / "store", "seed")
@@ -57,5 +65,5 @@ def test_a_divergence_is_a_result(tmp_path: Path) -> None:
 def test_one_configuration_asks_for_no_more_than_a_node_has(tmp_path: Path) -> None:
     """Two nodes with a core each: a task that asked for both cores would wait for ever."""
     cluster = ClusterOptions(tmp_path, tmp_path / "store")
-    [(position, numbers)] = run_all([tiny(tmp_path)], cluster, Goal(sweep=True, until="seed"))
+    [(position, numbers)] = run_all([(tiny(tmp_path), Goal(sweep=True, until="seed"))], cluster)
     assert position == 0 and numbers["metrics"]["seed/best_miou"] > 0

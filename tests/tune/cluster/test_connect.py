@@ -24,7 +24,8 @@ parameters:
   pseudo.fusion: {uniform: [0.0, 1.0]}
 published: {classifier.options.prototype_weight: 1.6, pseudo.fusion: 0.7}
 budget: {trials: 2, inner: 2}
-final: {top: 1, seeds: 1}
+confirm: []
+compare: {seeds: 1}
 """
 
 

@@ -61,7 +61,7 @@ def test_inner_evaluations_are_compared_within_their_trial() -> None:
     rng, trials = np.random.default_rng(0), []
     for level in (0.1, 0.9, 0.5):
         inner = [
-            {"values": {"strong": x, "kind": kind}, "value": level + 0.1 * x}
+            {"values": {"strong": x, "kind": kind}, "first": level + 0.1 * x}
             for x, kind in zip(rng.random(6), [[0.5], "a", None] * 2, strict=True)
         ]
         trials.append(trial(level, {"weak": level}, inner=inner, settings={"weak": level, "strong": 1.0}))

@@ -9,7 +9,8 @@ from sfc.config import Config
 from sfc.config.files import absolute, change_config, load_config
 from sfc.errors import UserError
 from tests.tune.conftest import TINY
-from tune.runs.ablation import changes_of, check_data
+from tune.runs.ablation import check_data
+from tune.runs.arms import changes_of
 
 
 def tiny(tmp_path: Path) -> Config:

@@ -84,7 +84,7 @@ def test_the_published_setting_is_the_first_point(tmp_path: Path) -> None:
         ("published:", "budget: {time: 20x}\npublished:", 9, "90s, 20m or 3h"),
         ("published:", "objective: {split: val}\npublished:", None, "must differ"),
         ("published:", "objective: {metric: val/miou}\npublished:", 9, "can't be an objective"),
-        ("published:", "final: {set: {classifier.epoch: 3}}\npublished:", 9, "did you mean classifier.epochs?"),
+        ("published:", "compare: {set: {classifier.epoch: 3}}\npublished:", 9, "did you mean classifier.epochs?"),
     ],
 )
 def test_mistakes_are_named_with_their_line(tmp_path: Path, old: str, new: str, line: int | None, said: str) -> None:
