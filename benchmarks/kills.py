@@ -26,7 +26,7 @@ from PIL import Image
 
 from sfc.errors import UserError
 from sfc.scoring.tally import CONFUSION, IMAGES, METRICS, recompute
-from tune.study.study import counted, load_study, values_of
+from tune.study.study import counted, how_ended, load_study, values_of
 from tune.tracking.tracker import EXPERIMENT, tracking_uri
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -221,7 +221,7 @@ def check(results: Path) -> dict[str, list[str]]:
             disagree.append(f"{name}: {len(own)} runs, or not finished")
             continue
         value = own[0].data.metrics.get(study.user_attrs["metric"])
-        status = "FAILED" if trial.state == TrialState.FAIL else "FINISHED"
+        status = "FAILED" if how_ended(trial) == TrialState.FAIL else "FINISHED"
         if value != (trial.value if full else None) or own[0].info.status != status:
             disagree.append(f"{name}: {value}, {own[0].info.status}; the study has {trial.value}, {status}")
         if missing := values_of(trial).keys() - own[0].data.params.keys():

@@ -70,11 +70,12 @@ class Pipeline:
         self.data: Dataset = open_dataset(config.data, cache=store.root / "readable")
         self.split: Callable[[str], Split] = cache(self.data.split)
         self._outputs: dict[str, Path] = {}
+        self._used: list[Path] = []  # by this configuration, of `_outputs`, which others share
 
     def changed(self, config: Config) -> Pipeline:
         """Another configuration on the same data, store and engine."""
         other = copy(self)
-        other.config = config
+        other.config, other._used = config, []
         return other
 
     @property
@@ -124,7 +125,9 @@ class Pipeline:
                 raise NotDone(f"{stage} {key}")
             entries = identity | {"images": len(self.split(name)), "settings_version": SETTINGS_VERSION}
             self._outputs[key] = self.store.get(stage, key, entries, build)
-        return self._outputs[key]
+        if (folder := self._outputs[key]) not in self._used:
+            self._used.append(folder)
+        return folder
 
     def run(self, until: Until = "segmentation") -> Result:
         """Every stage up to `until`, and the numbers of each for which there are masks; no seeds where the masks of the
@@ -155,7 +158,7 @@ class Pipeline:
 
     def warnings(self) -> list[str]:
         """What stages so far said of outputs that can't be meant."""
-        return [text for folder in self._outputs.values() for text in read_warnings(folder)]
+        return [text for folder in self._used for text in read_warnings(folder)]
 
     def masks_seen(self, split: str | None) -> Supervision:
         """The masks that a number on a split has seen; None: a number that is computed without masks. Splits that

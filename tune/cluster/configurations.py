@@ -14,7 +14,7 @@ import ray
 import torch
 
 from sfc.config import Config, plugins
-from sfc.errors import Diverged
+from sfc.errors import Diverged, UserError
 from sfc.pipeline import NotDone, Pipeline, Until
 from sfc.results import Result
 from sfc.runtime.engine import Engine, LocalEngine
@@ -64,9 +64,14 @@ def _run(pipeline: Pipeline, goal: Goal) -> Run:
         if goal.metric is not None and goal.metric not in result.metrics:
             if plugins.is_path(goal.metric):
                 plugins.allow(goal.metric)  # the driver may import it, or it would not have come here
-            measured = measure(pipeline, Objective(metric=goal.metric))
-            result.metrics.update(measured.metrics)
-            result.supervision.update(measured.supervision)
+            try:
+                measured = measure(pipeline, Objective(metric=goal.metric))
+                result.metrics.update(measured.metrics)
+                result.supervision.update(measured.supervision)
+            except UserError as error:  # a reference may be of another method, without what the objective looks at
+                if goal.until is None or isinstance(error, ProcessDied):
+                    raise
+                result.warnings.append(str(error))
     except (Diverged, ProcessDied) as error:  # another attempt would end the same
         return failure(config, error)
     numbers = asdict(result)

@@ -42,10 +42,10 @@ class Arms:
     shown: str
     """Name of the number that the lines show."""
 
-    def failed(self) -> list[str]:
-        """A line for each run without numbers."""
+    def failed(self) -> dict[str, str]:
+        """Reason of each run without numbers, by arm and seed."""
         runs = [(arm, run) for arm, entry in self.numbers["arms"].items() for run in entry["runs"]]
-        return [f"{arm}, seed {run['seed']}: {run['failed']}" for arm, run in runs if "failed" in run]
+        return {f"{arm}, seed {run['seed']}": run["failed"] for arm, run in runs if "failed" in run}
 
     def mean(self, arm: str, name: str) -> float:
         """Mean over the seeds of an arm's number; NaN where none gave it."""

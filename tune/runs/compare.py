@@ -81,7 +81,7 @@ def compare(place: Place, trial: FrozenTrial, console: Console, overrides: Seque
     numbers["whole"] = run_arms(arms, place.cluster, place.tracker, parent, console, place.deadline)
     means = {arm: arms.mean(arm, metric) for arm in arms.configs if arm != UPPER_BOUND and ran(numbers, arm)}
     if not means:
-        raise Diverged("no run of the comparison gave numbers:\n" + "\n".join(arms.failed()))
+        raise Diverged("no run of the comparison gave numbers:\n" + "\n".join(map(": ".join, arms.failed().items())))
     best = max(means, key=lambda arm: (means[arm], arm == chosen) if math.isfinite(means[arm]) else (-math.inf, False))
     numbers["kept"] = best
     write_atomic(arms.file, json.dumps(numbers, indent=1))

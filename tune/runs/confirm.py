@@ -7,8 +7,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import optuna
 from optuna.trial import FrozenTrial
@@ -22,9 +24,11 @@ from tune.cluster.configurations import Goal
 from tune.evidence.tables import Numbers
 from tune.options import ClusterOptions
 from tune.runs.arms import Arms, new_numbers, run_arms
+from tune.space.sections import Round
 from tune.study.study import base_of, complete, file_of, values_of
 from tune.tracking.tracker import Tracker
 
+Item = TypeVar("Item")
 CONFIRMATION = "confirmation_{}.json"
 """File of the numbers of a round, in `final/STUDY` of the results folder."""
 
@@ -57,44 +61,72 @@ def title(trial: FrozenTrial) -> str:
     return f"trial {trial.number}"
 
 
+def choose(
+    ranked: Sequence[Item],
+    rounds: Sequence[Round],
+    measure: Callable[[int, Round, list[Item]], list[float] | None],
+) -> Item | None:
+    """The item with the best mean in the last whole round; each round takes the best of the one before.
+
+    Args:
+        ranked: best first, by the search.
+        rounds: how many go on, and on how many seeds.
+        measure: gets the number of a round (from 1), the round and its items. Returns the mean of each, NaN where
+            there is none, or None for a round that was cut short.
+
+    Returns:
+        None without a whole round, or where a round gave no number.
+    """
+    leaders, chosen = list(ranked), None
+    for number, step in enumerate(rounds, 1):
+        some = leaders[: step.trials]
+        if (means := measure(number, step, some)) is None:
+            break
+        pairs = [(mean, -place) for place, mean in enumerate(means) if math.isfinite(mean)]
+        leaders = [some[-place] for _, place in sorted(pairs, reverse=True)]
+        if not leaders:
+            return None
+        chosen = leaders[0]
+    return chosen
+
+
 def confirm(place: Place, console: Console) -> FrozenTrial:
-    """Run the rounds of the study's space and choose a trial, which the study records as `chosen`. A round that the
-    deadline cuts short chooses nothing: then the last whole round does, and before the first the search.
+    """Run the rounds of the study's space and choose a trial, which the study records as `chosen`. Where the deadline
+    leaves no whole round, the search's best is chosen.
 
     Raises:
         UserError, Diverged: no trial ran in full, or no run gave a number.
     """
     study, file = place.study, file_of(place.study)
-    leaders, metric = complete(study), file.objective.metric
-    rounds = file.confirm if len(leaders) > 1 else ()
+    ranked, metric = complete(study), file.objective.metric
+    rounds = file.confirm if len(ranked) > 1 else ()
+    if not rounds:
+        return ranked[0]
     base, goal = base_of(study), Goal(sweep=file.sweeps, metric=metric, until=None)
-    configs = {title(t): change_config(base, values_of(t)) for t in leaders}
-    parent = place.section("confirmation") if rounds else ""
-    pipeline, chosen = Pipeline(base, open_store(place.cluster.store), None), None
+    parent, pipeline = place.section("confirmation"), Pipeline(base, open_store(place.cluster.store), None)
     place.folder.mkdir(parents=True, exist_ok=True)
-    for number, step in enumerate(rounds, 1):
-        leaders = leaders[: step.trials]
-        some = {title(t): configs[title(t)] for t in leaders}
+
+    def measure(number: int, step: Round, some: list[FrozenTrial]) -> list[float] | None:
+        configs = {title(t): change_config(base, values_of(t)) for t in some}
         seeds = [base.seed + 1 + i for i in range(step.seeds)]
-        numbers = new_numbers(study.study_name, some, seeds, pipeline) | {"metric": metric}
-        numbers["search"] = {title(t): t.value for t in leaders}
-        path = place.folder / CONFIRMATION.format(number)
-        arms = Arms(
-            f"{study.study_name}/confirmation", "confirmation", some, dict.fromkeys(some, goal), numbers, path, metric
-        )
+        numbers = new_numbers(study.study_name, configs, seeds, pipeline) | {"metric": metric}
+        numbers["search"] = {title(t): t.value for t in some}
+        key, path = f"{study.study_name}/confirmation", place.folder / CONFIRMATION.format(number)
+        arms = Arms(key, "confirmation", configs, dict.fromkeys(configs, goal), numbers, path, metric)
         console.print(f"confirmation, round {number}: {len(some)} trials x {step.seeds} seeds", highlight=False)
-        if not run_arms(arms, place.cluster, place.tracker, parent, console, place.deadline):
-            break
-        means = {t.number: arms.mean(title(t), metric) for t in leaders}
-        leaders = sorted((t for t in leaders if math.isfinite(means[t.number])), key=lambda t: -means[t.number])
-        if not leaders:
-            raise Diverged("no run of the confirmation gave a number:\n" + "\n".join(arms.failed()))
-        chosen = leaders[0]
-    if rounds:
-        place.tracker.end(parent)
-    if chosen is not None:
-        study.set_user_attr("chosen", chosen.number)
-    return chosen or leaders[0]
+        whole = run_arms(arms, place.cluster, place.tracker, parent, console, place.deadline)
+        means = [arms.mean(title(t), metric) for t in some]
+        if whole and not any(map(math.isfinite, means)):
+            reasons = map(": ".join, arms.failed().items())
+            raise Diverged("no run of the confirmation gave a number:\n" + "\n".join(reasons))
+        return means if whole else None
+
+    chosen = choose(ranked, rounds, measure)
+    place.tracker.end(parent)
+    if chosen is None:
+        return ranked[0]
+    study.set_user_attr("chosen", chosen.number)
+    return chosen
 
 
 def read_rounds(folder: Path) -> list[Numbers]:

@@ -108,7 +108,7 @@ def runs(address: str, tiny: Dataset, tmp_path_factory: pytest.TempPathFactory) 
         logger.catch_up()
         logger.finish()
         best = complete(study)[0]
-        tracker.best(parent, best.number, values_of(best), best.user_attrs)
+        tracker.best(parent, str(best.number), values_of(best), best.user_attrs)
         tracker.end(parent)
     parent = tracker.start("ablation/small", "small", {"sfc.kind": "ablation"})
     for arm, fusion in (("full", 0.7), ("without fusion", 0.0)):
