@@ -141,7 +141,7 @@ published: {classifier.options.smoothing: 0.1}
 asha: null
 budget: {trials: 1, inner: 0}
 confirm: []
-compare: {seeds: 1}
+compare: {seeds: 1, upper_bound: false}
 """
 METHOD = """
 from sfc import Section

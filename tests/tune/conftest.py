@@ -43,8 +43,8 @@ start:
   - {classifier.options.prototype_weight: 0.4, classifier.lr: 1.0e+30, pseudo.fusion: 0.7}
 asha: {grace: 1, reduction: 2}
 budget: {trials: 4, inner: 3}
-confirm: [{trials: 2, seeds: 2}]
-compare: {seeds: 2}
+confirm: [{trials: 2, seeds: 1}]
+compare: {seeds: 1, upper_bound: false}
 """
 
 

@@ -20,7 +20,7 @@ from tune.tracking.tracker import Tracker, tracking_uri
 @pytest.fixture
 def study(tmp_path: Path) -> optuna.Study:
     """A study `s` in the folder of the test, with a complete trial that nobody trained."""
-    (tmp_path / "tiny.yaml").write_text(SPACE)
+    (tmp_path / "tiny.yaml").write_text(SPACE.replace("trials: 2, seeds: 1", "trials: 2, seeds: 2"))
     space = load_space(str(tmp_path / "tiny.yaml"), overrides=[*TINY, f"data.root={tmp_path / 'data'}"])
     study, _ = open_study("s", space, tmp_path)
     complete(study, 0.4)

@@ -39,7 +39,7 @@ start:
 asha: null
 budget: {trials: 2, inner: 2}
 confirm: []
-compare: {seeds: 1}
+compare: {seeds: 1, upper_bound: false}
 """
 QUIET = "from seam import Seam\n\n\nclass Quiet(Seam):\n    pass\n"
 PLUGINS = ["--plugin", "seam:Seam", "--plugin", "quiet:Quiet"]

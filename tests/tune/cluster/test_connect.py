@@ -25,7 +25,7 @@ parameters:
 published: {classifier.options.prototype_weight: 1.6, pseudo.fusion: 0.7}
 budget: {trials: 2, inner: 2}
 confirm: []
-compare: {seeds: 1}
+compare: {seeds: 1, upper_bound: false}
 """
 
 
