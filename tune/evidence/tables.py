@@ -140,7 +140,9 @@ def differences(numbers: Numbers, stage: str, arm: str, reference: str | None = 
 def overview(numbers: Numbers) -> pd.DataFrame:
     """Arms by numbers, mean and deviation; the first row says which masks each number has seen."""
     runs = {arm: ran(numbers, arm).values() for arm in numbers["arms"]}
-    masks = {name: run["supervision"][name] for own in runs.values() for run in own for name in run["metrics"]}
+    masks: dict[str, str] = {}
+    for run in (run for own in runs.values() for run in own):  # the first arm's; true masks as labels come last
+        masks = {name: run["supervision"][name] for name in run["metrics"]} | masks
     names = [name for name in OVERVIEW if name in masks]
     rows = [["masks it has seen", *(masks[name] for name in names)]]
     for arm, own in runs.items():
