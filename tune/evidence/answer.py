@@ -12,7 +12,7 @@ import pandas as pd
 
 from sfc.scoring.names import PARTS
 from tune.evidence.stats import paired
-from tune.evidence.tables import Numbers, heading, number, ran, spread
+from tune.evidence.tables import Numbers, heading, number, ran, spread, values
 from tune.evidence.trials import Evidence, search_masks, table
 from tune.evidence.verdict import Verdict, bound_line, interval, verdict
 from tune.runs.confirm import read_rounds
@@ -76,7 +76,7 @@ class Answer:
 
     def values(self, arm: str, name: str) -> list[float]:
         """A number of every run of an arm; NaN where a run lacks it."""
-        return [run["metrics"].get(name, math.nan) for run in ran(self.numbers, arm).values()]
+        return values(self.numbers, arm, name)
 
     def table(self) -> pd.DataFrame:
         """A row an arm: mean and deviation of each stage's number; what is kept stands out."""
@@ -121,7 +121,7 @@ def confirmation(e: Evidence) -> pd.DataFrame | None:
     if not rounds:
         return None
     metric, latest = rounds[0]["metric"], {arm: numbers for numbers in rounds for arm in numbers["arms"]}
-    values = {
+    by_seed = {
         arm: {seed: run["metrics"][metric] for seed, run in ran(numbers, arm).items() if metric in run["metrics"]}
         for arm, numbers in latest.items()
     }
@@ -129,19 +129,19 @@ def confirmation(e: Evidence) -> pd.DataFrame | None:
     seeds = list(dict.fromkeys(seed for numbers in rounds for seed in numbers["seeds"]))
 
     def standing(arm: str) -> tuple[int, float]:
-        return len(values[arm]), float(np.mean(list(values[arm].values()) or [-math.inf]))
+        return len(by_seed[arm]), float(np.mean(list(by_seed[arm].values()) or [-math.inf]))
 
-    rows, order = [], sorted(values, key=standing, reverse=True)
+    rows, order = [], sorted(by_seed, key=standing, reverse=True)
     for arm in order:
-        own = values[arm]
+        own = by_seed[arm]
         spread_ = float(np.std(list(own.values()), ddof=1)) if len(own) > 1 else math.nan
         row = {"trial": arm.removeprefix("trial "), "search": number(latest[arm]["search"][arm])}
         row |= {f"seed {seed}": number(own.get(seed)) for seed in seeds}
         row["mean"] = number(float(np.mean(list(own.values()))) if own else None)
         row["standard error"] = number(spread_ / math.sqrt(len(own)) if own else None)
-        both = [seed for seed in own if seed in values.get(chosen, {})]
+        both = [seed for seed in own if seed in by_seed.get(chosen, {})]
         if arm != chosen and both:
-            difference, _ = paired([own[seed] - values[chosen][seed] for seed in both])
+            difference, _ = paired([own[seed] - by_seed[chosen][seed] for seed in both])
             row["to the chosen, points"] = f"{100 * difference.value:+.1f} ({interval(difference)})"
             row["told apart"] = "yes" if difference.excludes_zero else "no"
         rows.append(row)

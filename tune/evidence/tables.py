@@ -98,6 +98,17 @@ def ran(numbers: Numbers, arm: str) -> dict[int, dict[str, Any]]:
     return {run["seed"]: run for run in numbers["arms"][arm]["runs"] if "failed" not in run}
 
 
+def values(numbers: Numbers, arm: str, name: str) -> list[float]:
+    """A number of every run of an arm that gave numbers; NaN where a run lacks it."""
+    return [run["metrics"].get(name, math.nan) for run in ran(numbers, arm).values()]
+
+
+def mean(numbers: Numbers, arm: str, name: str) -> float:
+    """Mean over the seeds of an arm's number; NaN where a run lacks it, or none gave numbers."""
+    own = values(numbers, arm, name)
+    return statistics.fmean(own) if own else math.nan
+
+
 def _value(run: dict[str, Any], stage: str, part: str | int) -> float:
     """A part of the mIoU (`_head`), or a class by its channel; NaN where the run has no such number."""
     if isinstance(part, int):

@@ -9,7 +9,7 @@ from typing import Literal
 
 from sfc.scoring.names import PARTS
 from tune.evidence.stats import Interval
-from tune.evidence.tables import Difference, Numbers, differences, heading, ran
+from tune.evidence.tables import Difference, Numbers, differences, heading, mean, ran
 from tune.space.sections import UPPER_BOUND
 
 JUDGED = ("val", "pseudo_train", "seed_val")
@@ -87,13 +87,8 @@ def verdict(numbers: Numbers, arm: str, reference: str) -> Verdict:
 
 def share_of_bound(numbers: Numbers, arms: Sequence[str]) -> dict[str, float]:
     """What part each arm reaches of the segmentation mIoU that the true masks as labels give; empty without these."""
-
-    def mean(arm: str) -> float:
-        values = [run["metrics"].get("val/miou", math.nan) for run in ran(numbers, arm).values()]
-        return sum(values) / len(values) if values else math.nan
-
-    bound = mean(UPPER_BOUND) if UPPER_BOUND in numbers["arms"] else math.nan
-    shares = {arm: mean(arm) / bound for arm in arms if arm != UPPER_BOUND} if bound else {}
+    bound = mean(numbers, UPPER_BOUND, "val/miou") if UPPER_BOUND in numbers["arms"] else math.nan
+    shares = {arm: mean(numbers, arm, "val/miou") / bound for arm in arms if arm != UPPER_BOUND} if bound else {}
     return {arm: value for arm, value in shares.items() if math.isfinite(value)}
 
 

@@ -18,7 +18,7 @@ from sfc.config.values import flat
 from sfc.pipeline import Pipeline
 from sfc.runtime.store import digest, write_atomic
 from tune.cluster.configurations import Goal, Run, run_all
-from tune.evidence.tables import Numbers, ran
+from tune.evidence.tables import Numbers
 from tune.options import ClusterOptions
 from tune.study.progress import duration
 from tune.tracking.tracker import WARNINGS, Tracker, masks_seen
@@ -46,11 +46,6 @@ class Arms:
         """Reason of each run without numbers, by arm and seed."""
         runs = [(arm, run) for arm, entry in self.numbers["arms"].items() for run in entry["runs"]]
         return {f"{arm}, seed {run['seed']}": run["failed"] for arm, run in runs if "failed" in run}
-
-    def mean(self, arm: str, name: str) -> float:
-        """Mean over the seeds of an arm's number; NaN where none gave it."""
-        values = [run["metrics"].get(name, math.nan) for run in ran(self.numbers, arm).values()]
-        return sum(values) / len(values) if values else math.nan
 
 
 def with_overrides(config: Config, overrides: Sequence[str]) -> Config:

@@ -22,7 +22,7 @@ from sfc.runtime.stores import open_store
 from sfc.runtime.training import read_history
 from sfc.stages.spec import LABELS, PREDICTIONS
 from tune.cluster.configurations import Goal, Run
-from tune.evidence.tables import Numbers, ran
+from tune.evidence.tables import Numbers, mean, ran
 from tune.evidence.verdict import Verdict, verdict
 from tune.runs.ablation import write_tables
 from tune.runs.arms import Arms, new_numbers, run_arms, with_overrides
@@ -75,23 +75,26 @@ def compare(place: Place, trial: FrozenTrial, console: Console, overrides: Seque
     arms = arms_of(place, trial, overrides)
     numbers, chosen, metric = arms.numbers, arms.numbers["chosen"], arms.numbers["metric"]
     place.folder.mkdir(parents=True, exist_ok=True)
-    parent = place.section("comparison")
     text = f"comparison: {', '.join(arms.configs)}; {len(numbers['seeds'])} seeds each, through all stages"
     console.print(text, highlight=False, markup=False)
-    numbers["whole"] = run_arms(arms, place.cluster, place.tracker, parent, console, place.deadline)
-    means = {arm: arms.mean(arm, metric) for arm in arms.configs if arm != UPPER_BOUND and ran(numbers, arm)}
-    if not means:
-        raise Diverged("no run of the comparison gave numbers:\n" + "\n".join(map(": ".join, arms.failed().items())))
-    best = max(means, key=lambda arm: (means[arm], arm == chosen) if math.isfinite(means[arm]) else (-math.inf, False))
-    numbers["kept"] = best
-    write_atomic(arms.file, json.dumps(numbers, indent=1))
-    write_tables(place.folder, numbers)
-    kept = next(iter(ran(numbers, best).values()))
-    store = open_store(place.cluster.store)
-    config = build_config(kept["config"])
-    _write_kept(place.folder, best, kept, Pipeline(config, store, LocalEngine(1)))
-    place.tracker.files(parent, place.folder)
-    place.tracker.end(parent)
+    with place.section("comparison") as parent:
+        numbers["whole"] = run_arms(arms, place.cluster, place.tracker, parent, console, place.deadline)
+        means = {arm: mean(numbers, arm, metric) for arm in arms.configs if arm != UPPER_BOUND and ran(numbers, arm)}
+        if not means:
+            raise Diverged(
+                "no run of the comparison gave numbers:\n" + "\n".join(map(": ".join, arms.failed().items()))
+            )
+        best = max(
+            means, key=lambda arm: (means[arm], arm == chosen) if math.isfinite(means[arm]) else (-math.inf, False)
+        )
+        numbers["kept"] = best
+        write_atomic(arms.file, json.dumps(numbers, indent=1))
+        write_tables(place.folder, numbers)
+        kept = next(iter(ran(numbers, best).values()))
+        store = open_store(place.cluster.store)
+        config = build_config(kept["config"])
+        _write_kept(place.folder, best, kept, Pipeline(config, store, LocalEngine(1)))
+        place.tracker.files(parent, place.folder)
     if not overrides:  # with overrides it is not the search's best
         values = values_of(trial) if best == chosen else numbers["arms"][best]["changes"]
         place.tracker.best(place.parent, f"{trial.number}" if best == CHOSEN else best, values, kept)

@@ -7,8 +7,10 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,7 +23,7 @@ from sfc.errors import Diverged
 from sfc.pipeline import Pipeline
 from sfc.runtime.stores import open_store
 from tune.cluster.configurations import Goal
-from tune.evidence.tables import Numbers
+from tune.evidence.tables import Numbers, mean
 from tune.options import ClusterOptions
 from tune.runs.arms import Arms, new_numbers, run_arms
 from tune.space.sections import Round
@@ -49,11 +51,19 @@ class Place:
     def folder(self) -> Path:
         return self.cluster.results / "final" / self.study.study_name
 
-    def section(self, name: str) -> str:
-        """Id of the MLflow run of a step, below the search's; made where there is none."""
+    @contextmanager
+    def section(self, name: str) -> Iterator[str]:
+        """Give the id of the MLflow run of a step, below the search's, and end it with the step."""
         study = self.study.study_name
-        tags = {"sfc.kind": name, "sfc.study": study}
-        return self.tracker.start(f"{study}/{name}", f"{name} {study}", tags, self.parent)
+        run = self.tracker.start(
+            f"{study}/{name}", f"{name} {study}", {"sfc.kind": name, "sfc.study": study}, self.parent
+        )
+        try:
+            yield run
+        except BaseException:
+            self.tracker.end(run, failed=True)
+            raise
+        self.tracker.end(run)
 
 
 def title(trial: FrozenTrial) -> str:
@@ -103,10 +113,10 @@ def confirm(place: Place, console: Console) -> FrozenTrial:
     if not rounds:
         return ranked[0]
     base, goal = base_of(study), Goal(sweep=file.sweeps, metric=metric, until=None)
-    parent, pipeline = place.section("confirmation"), Pipeline(base, open_store(place.cluster.store), None)
+    pipeline = Pipeline(base, open_store(place.cluster.store), None)
     place.folder.mkdir(parents=True, exist_ok=True)
 
-    def measure(number: int, step: Round, some: list[FrozenTrial]) -> list[float] | None:
+    def measure(parent: str, number: int, step: Round, some: list[FrozenTrial]) -> list[float] | None:
         configs = {title(t): change_config(base, values_of(t)) for t in some}
         seeds = [base.seed + 1 + i for i in range(step.seeds)]
         numbers = new_numbers(study.study_name, configs, seeds, pipeline) | {"metric": metric}
@@ -115,16 +125,14 @@ def confirm(place: Place, console: Console) -> FrozenTrial:
         arms = Arms(key, "confirmation", configs, dict.fromkeys(configs, goal), numbers, path, metric)
         console.print(f"confirmation, round {number}: {len(some)} trials x {step.seeds} seeds", highlight=False)
         whole = run_arms(arms, place.cluster, place.tracker, parent, console, place.deadline)
-        means = [arms.mean(title(t), metric) for t in some]
+        means = [mean(numbers, title(t), metric) for t in some]
         if whole and not any(map(math.isfinite, means)):
             reasons = map(": ".join, arms.failed().items())
             raise Diverged("no run of the confirmation gave a number:\n" + "\n".join(reasons))
         return means if whole else None
 
-    chosen = choose(ranked, rounds, measure)
-    place.tracker.end(parent)
-    if chosen is None:
-        return ranked[0]
+    with place.section("confirmation") as parent:
+        chosen = choose(ranked, rounds, partial(measure, parent)) or ranked[0]
     study.set_user_attr("chosen", chosen.number)
     return chosen
 

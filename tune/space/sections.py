@@ -21,7 +21,7 @@ MASKED = ("seed/best_miou", "seed/miou", "pseudo/miou", "segmentation/miou")
 """Objectives that are measured against masks; each also for a part of the classes, such as `seed/miou_tail`."""
 PROXIES = ("proxy/map_agreement", "proxy/crf_agreement", "proxy/classification_map")
 """Objectives that need no mask."""
-SAMPLERS = ("TPESampler", "RandomSampler", "GPSampler", "CmaEsSampler", "QMCSampler", "NSGAIISampler")
+SAMPLERS = ("TPESampler", "RandomSampler", "GPSampler", "QMCSampler", "NSGAIISampler")
 PUBLISHED, PLAIN_CAM, CHOSEN, UPPER_BOUND = "published", "plain CAM", "chosen", "true masks"
 """Arms that every comparison has, the last where the training images have masks."""
 METRICS = (*(metric + part for metric in MASKED for part in PARTS), *PROXIES)

@@ -12,11 +12,23 @@ from optuna.trial import TrialState
 from sfc.errors import UserError
 from tests.tune.conftest import SPACE
 from tune.evidence.importance import shares
+from tune.space.sections import SAMPLERS
 from tune.space.space_file import Space, load_space
 from tune.study.edit import same_ranges
 from tune.study.run import StudySearch
 from tune.study.storage import check_database, storage_at
-from tune.study.study import complete, counted, default_name, identity, load_study, open_study, published, repair
+from tune.study.study import (
+    build_sampler,
+    complete,
+    counted,
+    default_name,
+    how_ended,
+    identity,
+    load_study,
+    open_study,
+    published,
+    repair,
+)
 
 FLAT = SPACE.replace("inner: 3", "inner: 0")
 
@@ -331,3 +343,16 @@ def test_a_storage_that_does_not_answer_keeps_its_password(tmp_path: Path, monke
     with pytest.raises(UserError, match="OPTUNA_STORAGE") as refused:
         load_study("s", tmp_path)
     assert "secret" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.filterwarnings("ignore")
+def test_every_sampler_that_a_space_may_name_draws_numbers_and_choices(name: str) -> None:
+    study = optuna.create_study(direction="maximize", sampler=build_sampler(name, 0))
+    for i in range(9):
+        trial = study.ask()
+        value = trial.suggest_float("x", 0, 1) + (trial.suggest_categorical("kind", ["a", "b"]) == "a")
+        if i % 3 == 0:
+            trial.set_user_attr("reason", "diverged")
+        study.tell(trial, None if i % 3 == 0 else value, state=TrialState.PRUNED if i % 3 == 0 else None)
+    assert {how_ended(t) for t in study.trials} == {TrialState.FAIL, TrialState.COMPLETE}
